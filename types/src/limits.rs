@@ -1,0 +1,34 @@
+//! Every bound that two parts must agree on; bounds of one part's own queues stand in that crate's `limits`.
+use crate::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
+
+/// Payload of one data-plane frame.
+pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Encoded header of one data-plane frame: a table of 1,024 checksums and some ids fit.
+pub const FRAME_HEADER_BYTES_MAX: usize = 64 << 10;
+/// A message of the control plane, either way.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// One file name, as POSIX has it on Linux.
+pub const NAME_BYTES_MAX: usize = 255;
+/// The target of a symbolic link, and a path given to the CLI.
+pub const PATH_BYTES_MAX: usize = 4096;
+/// One extended attribute's name and value, as Linux has them.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
+/// All extended attributes of one inode together.
+pub const XATTR_TOTAL_BYTES_MAX: usize = 256 << 10;
+/// Entries in one page of a directory listing.
+pub const READDIR_ENTRIES_MAX: usize = 1024;
+/// Chunk locations in one answer.
+pub const LOCATE_CHUNKS_MAX: usize = 256;
+/// Replicas wanted of one chunk.
+pub const GOAL_MAX: u8 = 8;
+/// Hard links of one file.
+pub const LINKS_MAX: u32 = 65_000;
+/// Calls of one session that the master holds at a time: results remembered and not yet acknowledged.
+pub const SESSION_CALLS_MAX: usize = 1024;
+
+const _: () = assert!(FRAME_PAYLOAD_BYTES_MAX as u64 % BLOCK_SIZE_BYTES == 0);
+const _: () = assert!((FRAME_PAYLOAD_BYTES_MAX as u64) < CHUNK_SIZE_BYTES);
+const _: () = assert!(XATTR_VALUE_BYTES_MAX <= XATTR_TOTAL_BYTES_MAX);
+// A page of the longest names with attributes fits a control message.
+const _: () = assert!(READDIR_ENTRIES_MAX * (NAME_BYTES_MAX + 256) < CONTROL_MESSAGE_BYTES_MAX);
