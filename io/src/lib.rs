@@ -50,6 +50,7 @@ pub enum Blocking {
 }
 
 impl Blocking {
+    #[allow(clippy::disallowed_methods)] // the one place that may
     /// Runs `f` where it may block, and gives what it returned; a panic of `f` goes on in the caller.
     pub async fn run<T: Send + 'static>(self, f: impl FnOnce() -> T + Send + 'static) -> T {
         match self {

@@ -9,7 +9,7 @@ pub const BLOCKS_PER_CHUNK: u64 = CHUNK_SIZE_BYTES / BLOCK_SIZE_BYTES;
 /// The largest file: chunk indices fit in 32 bits.
 pub const FILE_SIZE_BYTES_MAX: u64 = CHUNK_SIZE_BYTES * (u32::MAX as u64);
 
-const _: () = assert!(CHUNK_SIZE_BYTES % BLOCK_SIZE_BYTES == 0);
+const _: () = assert!(CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));
 // One page of a chunk file holds the whole table.
 const _: () = assert!(BLOCKS_PER_CHUNK * 4 == 4096);
 const _: () = assert!(FILE_SIZE_BYTES_MAX < i64::MAX as u64);

@@ -27,7 +27,7 @@ pub const LINKS_MAX: u32 = 65_000;
 /// Calls of one session that the master holds at a time: results remembered and not yet acknowledged.
 pub const SESSION_CALLS_MAX: usize = 1024;
 
-const _: () = assert!(FRAME_PAYLOAD_BYTES_MAX as u64 % BLOCK_SIZE_BYTES == 0);
+const _: () = assert!((FRAME_PAYLOAD_BYTES_MAX as u64).is_multiple_of(BLOCK_SIZE_BYTES));
 const _: () = assert!((FRAME_PAYLOAD_BYTES_MAX as u64) < CHUNK_SIZE_BYTES);
 const _: () = assert!(XATTR_VALUE_BYTES_MAX <= XATTR_TOTAL_BYTES_MAX);
 // A page of the longest names with attributes fits a control message.
