@@ -1,1 +1,2 @@
-//! cairn-chunkserver
+//! The chunkserver: chunks on local disks, and the server around them.
+pub mod store;
