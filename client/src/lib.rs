@@ -1,1 +1,24 @@
-//! cairn-client
+//! The client library of Cairn: everything that reads or writes files goes through it, the FUSE mount and the
+//! `cairn` command alike.
+//!
+//! One [`Client`] is one session with the master (`session`). It knows where chunks are (`location`), holds bounded
+//! amounts of bytes written and not acknowledged (`write`) and read ahead (`read`), and hides the death of servers for
+//! as long as its configured timeout. All opens of one inode share one state, so that every read sees every write.
+mod admin;
+mod client;
+mod config;
+mod error;
+mod file;
+mod session;
+mod types;
+
+pub use admin::Admin;
+pub use client::Client;
+pub use config::ClientConfig;
+pub use error::{Error, Result, Server, errno};
+pub use file::File;
+pub use session::Invalidation;
+pub use types::{
+    Attr, Create, DirectoryEntry, DirectoryPage, FileKind, Invalidated, Location, Make, Member, OpenMode, RenameFlags,
+    ReplicaRead, Resolved, SetAttr, SetTime, StatFs, TrashEmptied, TrashPage, Trashed, XattrFlags,
+};
