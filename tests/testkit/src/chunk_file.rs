@@ -1,0 +1,254 @@
+//! A reader of chunk files written from docs/chunk-format.md, that shares no code with the chunkserver: what they
+//! agree on is the format.
+use anyhow::{Context, Result, bail, ensure};
+use cairn_types::layout::{BLOCK_SIZE_BYTES, BLOCKS_PER_CHUNK, CHUNK_SIZE_BYTES};
+use cairn_types::{ChunkHandle, ClusterId, DiskId, Inode, Version};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const SECTOR_BYTES: usize = 512;
+const TABLE_AT: u64 = 4096;
+const DATA_AT: u64 = 8192;
+const SUPPORTED_FORMAT: u16 = 1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    Joining,
+    Fenced,
+    Installed,
+}
+
+/// A chunk file whose header is right; whether its data is, [`ChunkFile::check`] says.
+#[derive(Debug, Clone)]
+pub struct ChunkFile {
+    pub path: PathBuf,
+    pub cluster: ClusterId,
+    pub disk: DiskId,
+    pub handle: ChunkHandle,
+    pub version: Version,
+    pub state: State,
+    pub length: u64,
+    pub inode: Inode,
+    pub index: u32,
+    pub clean: bool,
+    pub suspect: bool,
+    pub name: Vec<u8>,
+    table: Vec<u32>,
+}
+
+/// What is wrong with a chunk file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The block's checksum is not what its bytes give.
+    Block(u32),
+    /// An entry of the table beyond the length is not 0.
+    Entry(u32),
+}
+
+impl ChunkFile {
+    /// Reads header and table.
+    ///
+    /// # Errors
+    /// It is no chunk file of a known format, its header's checksum is wrong, or it is another chunk's than its name
+    /// says.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::read(path).with_context(|| path.display().to_string())
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let file = File::open(path)?;
+        let mut header = [0; SECTOR_BYTES];
+        file.read_exact_at(&mut header, 0).context("no whole header")?;
+        ensure!(&header[..8] == b"CairnChk", "no magic");
+        ensure!(
+            crc32fast::hash(&header[..508]) == u32_at(&header, 508),
+            "header checksum"
+        );
+        let format = u16::from_le_bytes([header[8], header[9]]);
+        ensure!(format == SUPPORTED_FORMAT, "format {format}");
+        let state = match header[10] {
+            1 => State::Joining,
+            2 => State::Fenced,
+            3 => State::Installed,
+            other => bail!("state {other}"),
+        };
+        let name_len = usize::from(u16::from_le_bytes([header[120], header[121]]));
+        let mut table = vec![0; 4 * BLOCKS_PER_CHUNK as usize];
+        file.read_exact_at(&mut table, TABLE_AT).context("no whole table")?;
+        let read = Self {
+            path: path.to_owned(),
+            cluster: ClusterId::try_from(&header[16..32])?,
+            disk: DiskId::try_from(&header[32..48])?,
+            handle: ChunkHandle(u64_at(&header, 48)),
+            version: Version::new(u64_at(&header, 56), u64_at(&header, 64)),
+            state,
+            length: u64_at(&header, 72),
+            inode: Inode(u64_at(&header, 80)),
+            index: u32_at(&header, 12),
+            clean: header[11] & 1 != 0,
+            suspect: header[11] & 2 != 0,
+            name: header.get(128..128 + name_len).context("name length")?.to_vec(),
+            table: table
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|entry| u32::from_le_bytes(*entry))
+                .collect(),
+        };
+        let named = format!("{}.chunk", read.handle);
+        ensure!(
+            path.file_name().is_some_and(|name| name == &*named),
+            "the header says it is {named}"
+        );
+        ensure!(read.length <= CHUNK_SIZE_BYTES, "length {}", read.length);
+        Ok(read)
+    }
+
+    /// The chunk's bytes, bytes never written as zeros.
+    pub fn data(&self) -> Result<Vec<u8>> {
+        let file = File::open(&self.path)?;
+        let there = file.metadata()?.len().saturating_sub(DATA_AT).min(self.length);
+        let mut data = vec![0; self.length as usize];
+        file.read_exact_at(&mut data[..there as usize], DATA_AT)?;
+        Ok(data)
+    }
+
+    /// Everything that is wrong with data and table.
+    pub fn check(&self) -> Result<Vec<Fault>> {
+        let data = self.data()?;
+        let blocks = data.chunks(BLOCK_SIZE_BYTES as usize);
+        let used = blocks.len();
+        let bad = blocks.zip(&self.table).enumerate();
+        let bad = bad.filter(|(_, (block, crc))| crc32fast::hash(block) != **crc);
+        let mut faults: Vec<Fault> = bad.map(|(i, _)| Fault::Block(i as u32)).collect();
+        let beyond = self.table.iter().enumerate().skip(used).filter(|(_, crc)| **crc != 0);
+        faults.extend(beyond.map(|(i, _)| Fault::Entry(i as u32)));
+        Ok(faults)
+    }
+}
+
+fn u32_at(bytes: &[u8; SECTOR_BYTES], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+fn u64_at(bytes: &[u8; SECTOR_BYTES], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// All chunk files below a disk's directory, sorted.
+pub fn chunk_files(disk: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![];
+    let mut directories = vec![disk.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            } else if entry.path().extension().is_some_and(|e| e == "chunk") {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads every chunk file of these disks: each must be right in itself, and all installed replicas of the newest
+/// version of a chunk the same. The replicas of that version by handle.
+pub fn check_chunks<P: AsRef<Path>>(
+    disks: impl IntoIterator<Item = P>,
+) -> Result<BTreeMap<ChunkHandle, Vec<ChunkFile>>> {
+    let mut chunks: BTreeMap<ChunkHandle, Vec<ChunkFile>> = BTreeMap::new();
+    for disk in disks {
+        for path in chunk_files(disk.as_ref())? {
+            let file = ChunkFile::open(&path)?;
+            let faults = file.check()?;
+            ensure!(faults.is_empty(), "{}: {faults:?}", path.display());
+            chunks.entry(file.handle).or_default().push(file);
+        }
+    }
+    for (handle, replicas) in &mut chunks {
+        let newest = replicas
+            .iter()
+            .filter(|r| r.state == State::Installed)
+            .map(|r| r.version)
+            .max();
+        replicas.retain(|r| r.state == State::Installed && Some(r.version) == newest);
+        let differ = replicas
+            .windows(2)
+            .find(|pair| pair[0].length != pair[1].length || pair[0].table != pair[1].table);
+        if let Some([a, b]) = differ {
+            bail!(
+                "{handle} at {newest:?}: {} and {} differ",
+                a.path.display(),
+                b.path.display()
+            );
+        }
+    }
+    Ok(chunks)
+}
+
+/// Inverts one bit of a file on disk, by its offset in bits.
+pub fn flip_bit(path: &Path, bit: u64) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, bit / 8)?;
+    byte[0] ^= 1 << (bit % 8);
+    file.write_all_at(&byte, bit / 8)?;
+    Ok(file.sync_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_chunk(path: &Path, length: usize) {
+        let data: Vec<u8> = (0..length).map(|i| (i % 253) as u8).collect();
+        let mut file = vec![0; DATA_AT as usize];
+        file[..8].copy_from_slice(b"CairnChk");
+        file[8] = 1;
+        file[10] = 3;
+        file[48..56].copy_from_slice(&0xabcu64.to_le_bytes());
+        file[72..80].copy_from_slice(&(length as u64).to_le_bytes());
+        let crc = crc32fast::hash(&file[..508]);
+        file[508..512].copy_from_slice(&crc.to_le_bytes());
+        for (i, block) in data.chunks(BLOCK_SIZE_BYTES as usize).enumerate() {
+            file[4096 + 4 * i..][..4].copy_from_slice(&crc32fast::hash(block).to_le_bytes());
+        }
+        file.extend(data);
+        std::fs::write(path, file).unwrap();
+    }
+
+    #[test]
+    fn any_flipped_bit_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0000000000000abc.chunk");
+        write_chunk(&path, 100_000);
+        let whole = ChunkFile::open(&path).unwrap();
+        assert_eq!(
+            (whole.state, whole.length, whole.check().unwrap()),
+            (State::Installed, 100_000, vec![])
+        );
+        assert_eq!(check_chunks([directory.path()]).unwrap().len(), 1);
+        let found = |at: u64| {
+            flip_bit(&path, at * 8 + 5).unwrap();
+            let found = ChunkFile::open(&path).ok().map(|c| c.check().unwrap());
+            flip_bit(&path, at * 8 + 5).unwrap();
+            found
+        };
+        assert_eq!(found(100), None);
+        assert_eq!(found(509), None);
+        assert_eq!(found(DATA_AT + 70_000), Some(vec![Fault::Block(1)]));
+        assert_eq!(found(4096), Some(vec![Fault::Block(0)]));
+        assert_eq!(found(4096 + 4 * 1000), Some(vec![Fault::Entry(1000)]));
+        assert_eq!(found(DATA_AT), Some(vec![Fault::Block(0)]));
+        std::fs::rename(&path, directory.path().join("0000000000000abd.chunk")).unwrap();
+        assert!(check_chunks([directory.path()]).is_err());
+    }
+}
