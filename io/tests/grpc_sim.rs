@@ -58,13 +58,11 @@ fn run(seed: u64) -> ((u64, u64), usize, usize) {
                 marks.mark(if answer == Ok(1) { "yes" } else { "no" }, answers);
                 answers += u64::from(answer == Ok(1));
             }
-            let mut counted = counted.lock().unwrap();
-            if answers == 3 {
-                counted.0 += 1
-            } else {
-                counted.1 += 1
+            {
+                let mut counted = counted.lock().unwrap();
+                let kind = if answers == 3 { &mut counted.0 } else { &mut counted.1 };
+                *kind += 1;
             }
-            drop(counted);
             tokio::time::sleep(Duration::from_millis(50 + env.rng.bits64() % 50)).await;
         }
         Ok(())

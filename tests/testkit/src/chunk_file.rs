@@ -1,7 +1,7 @@
 //! A reader of chunk files written from docs/chunk-format.md, that shares no code with the chunkserver: what they
 //! agree on is the format.
 use anyhow::{Context, Result, bail, ensure};
-use cairn_types::layout::{BLOCK_SIZE_BYTES, BLOCKS_PER_CHUNK, CHUNK_SIZE_BYTES};
+use cairn_types::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 use cairn_types::{ChunkHandle, ClusterId, DiskId, Inode, Version};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const SECTOR_BYTES: usize = 512;
-const TABLE_AT: u64 = 4096;
-const DATA_AT: u64 = 8192;
+const TABLE_AT: usize = 4096;
+const DATA_AT: usize = 8192;
 const SUPPORTED_FORMAT: u16 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,8 @@ pub struct ChunkFile {
     pub clean: bool,
     pub suspect: bool,
     pub name: Vec<u8>,
+    /// The chunk's bytes, those never written as zeros.
+    pub data: Vec<u8>,
     table: Vec<u32>,
 }
 
@@ -48,22 +50,29 @@ pub enum Fault {
 }
 
 impl ChunkFile {
-    /// Reads header and table.
+    /// Reads a chunk file.
     ///
     /// # Errors
     /// It is no chunk file of a known format, its header's checksum is wrong, or it is another chunk's than its name
     /// says.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(path).with_context(|| path.display().to_string())
+        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+        Self::parse(path, bytes)
     }
 
-    fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path)?;
-        let mut header = [0; SECTOR_BYTES];
-        file.read_exact_at(&mut header, 0).context("no whole header")?;
+    /// The same from the file's bytes.
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self> {
+        Self::read(path, bytes).with_context(|| path.display().to_string())
+    }
+
+    fn read(path: &Path, mut bytes: Vec<u8>) -> Result<Self> {
+        ensure!(bytes.len() >= DATA_AT, "cut off at {} bytes", bytes.len());
+        let mut data = bytes.split_off(DATA_AT);
+        let (table, _) = bytes[TABLE_AT..].as_chunks::<4>();
+        let header = &bytes[..SECTOR_BYTES];
         ensure!(&header[..8] == b"CairnChk", "no magic");
         ensure!(
-            crc32fast::hash(&header[..508]) == u32_at(&header, 508),
+            crc32fast::hash(&header[..508]) == u32_at(header, 508)?,
             "header checksum"
         );
         let format = u16::from_le_bytes([header[8], header[9]]);
@@ -74,71 +83,54 @@ impl ChunkFile {
             3 => State::Installed,
             other => bail!("state {other}"),
         };
+        let length = u64_at(header, 72)?;
+        ensure!(length <= CHUNK_SIZE_BYTES, "length {length}");
+        // bytes never written are zeros, and so are those cut away behind the file's end
+        data.resize(length as usize, 0);
         let name_len = usize::from(u16::from_le_bytes([header[120], header[121]]));
-        let mut table = vec![0; 4 * BLOCKS_PER_CHUNK as usize];
-        file.read_exact_at(&mut table, TABLE_AT).context("no whole table")?;
         let read = Self {
             path: path.to_owned(),
             cluster: ClusterId::try_from(&header[16..32])?,
             disk: DiskId::try_from(&header[32..48])?,
-            handle: ChunkHandle(u64_at(&header, 48)),
-            version: Version::new(u64_at(&header, 56), u64_at(&header, 64)),
+            handle: ChunkHandle(u64_at(header, 48)?),
+            version: Version::new(u64_at(header, 56)?, u64_at(header, 64)?),
             state,
-            length: u64_at(&header, 72),
-            inode: Inode(u64_at(&header, 80)),
-            index: u32_at(&header, 12),
+            length,
+            inode: Inode(u64_at(header, 80)?),
+            index: u32_at(header, 12)?,
             clean: header[11] & 1 != 0,
             suspect: header[11] & 2 != 0,
             name: header.get(128..128 + name_len).context("name length")?.to_vec(),
-            table: table
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|entry| u32::from_le_bytes(*entry))
-                .collect(),
+            table: table.iter().map(|entry| u32::from_le_bytes(*entry)).collect(),
+            data,
         };
         let named = format!("{}.chunk", read.handle);
         ensure!(
             path.file_name().is_some_and(|name| name == &*named),
             "the header says it is {named}"
         );
-        ensure!(read.length <= CHUNK_SIZE_BYTES, "length {}", read.length);
         Ok(read)
     }
 
-    /// The chunk's bytes, bytes never written as zeros.
-    pub fn data(&self) -> Result<Vec<u8>> {
-        let file = File::open(&self.path)?;
-        let there = file.metadata()?.len().saturating_sub(DATA_AT).min(self.length);
-        let mut data = vec![0; self.length as usize];
-        file.read_exact_at(&mut data[..there as usize], DATA_AT)?;
-        Ok(data)
-    }
-
     /// Everything that is wrong with data and table.
-    pub fn check(&self) -> Result<Vec<Fault>> {
-        let data = self.data()?;
-        let blocks = data.chunks(BLOCK_SIZE_BYTES as usize);
+    pub fn check(&self) -> Vec<Fault> {
+        let blocks = self.data.chunks(BLOCK_SIZE_BYTES as usize);
         let used = blocks.len();
         let bad = blocks.zip(&self.table).enumerate();
         let bad = bad.filter(|(_, (block, crc))| crc32fast::hash(block) != **crc);
         let mut faults: Vec<Fault> = bad.map(|(i, _)| Fault::Block(i as u32)).collect();
         let beyond = self.table.iter().enumerate().skip(used).filter(|(_, crc)| **crc != 0);
         faults.extend(beyond.map(|(i, _)| Fault::Entry(i as u32)));
-        Ok(faults)
+        faults
     }
 }
 
-fn u32_at(bytes: &[u8; SECTOR_BYTES], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(word)
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+    Ok(u32::from_le_bytes(bytes[at..at + 4].try_into()?))
 }
 
-fn u64_at(bytes: &[u8; SECTOR_BYTES], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
+fn u64_at(bytes: &[u8], at: usize) -> Result<u64> {
+    Ok(u64::from_le_bytes(bytes[at..at + 8].try_into()?))
 }
 
 /// All chunk files below a disk's directory, sorted.
@@ -159,19 +151,27 @@ pub fn chunk_files(disk: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Reads every chunk file of these disks: each must be right in itself, and all installed replicas of the newest
-/// version of a chunk the same. The replicas of that version by handle.
+/// Reads every chunk file of these disks, and [compares](compare) them.
 pub fn check_chunks<P: AsRef<Path>>(
     disks: impl IntoIterator<Item = P>,
 ) -> Result<BTreeMap<ChunkHandle, Vec<ChunkFile>>> {
-    let mut chunks: BTreeMap<ChunkHandle, Vec<ChunkFile>> = BTreeMap::new();
+    let mut files = vec![];
     for disk in disks {
         for path in chunk_files(disk.as_ref())? {
-            let file = ChunkFile::open(&path)?;
-            let faults = file.check()?;
-            ensure!(faults.is_empty(), "{}: {faults:?}", path.display());
-            chunks.entry(file.handle).or_default().push(file);
+            files.push(ChunkFile::open(&path)?);
         }
+    }
+    compare(files)
+}
+
+/// Each file must be right in itself, and all installed replicas of the newest installed version of a chunk the same.
+/// The replicas of that version, by handle.
+pub fn compare(files: Vec<ChunkFile>) -> Result<BTreeMap<ChunkHandle, Vec<ChunkFile>>> {
+    let mut chunks: BTreeMap<ChunkHandle, Vec<ChunkFile>> = BTreeMap::new();
+    for file in files {
+        let faults = file.check();
+        ensure!(faults.is_empty(), "{}: {faults:?}", file.path.display());
+        chunks.entry(file.handle).or_default().push(file);
     }
     for (handle, replicas) in &mut chunks {
         let newest = replicas
@@ -180,10 +180,7 @@ pub fn check_chunks<P: AsRef<Path>>(
             .map(|r| r.version)
             .max();
         replicas.retain(|r| r.state == State::Installed && Some(r.version) == newest);
-        let differ = replicas
-            .windows(2)
-            .find(|pair| pair[0].length != pair[1].length || pair[0].table != pair[1].table);
-        if let Some([a, b]) = differ {
+        if let Some([a, b]) = replicas.windows(2).find(|pair| pair[0].data != pair[1].data) {
             bail!(
                 "{handle} at {newest:?}: {} and {} differ",
                 a.path.display(),
@@ -210,7 +207,7 @@ mod tests {
 
     fn write_chunk(path: &Path, length: usize) {
         let data: Vec<u8> = (0..length).map(|i| (i % 253) as u8).collect();
-        let mut file = vec![0; DATA_AT as usize];
+        let mut file = vec![0; DATA_AT];
         file[..8].copy_from_slice(b"CairnChk");
         file[8] = 1;
         file[10] = 3;
@@ -232,22 +229,22 @@ mod tests {
         write_chunk(&path, 100_000);
         let whole = ChunkFile::open(&path).unwrap();
         assert_eq!(
-            (whole.state, whole.length, whole.check().unwrap()),
+            (whole.state, whole.length, whole.check()),
             (State::Installed, 100_000, vec![])
         );
         assert_eq!(check_chunks([directory.path()]).unwrap().len(), 1);
         let found = |at: u64| {
             flip_bit(&path, at * 8 + 5).unwrap();
-            let found = ChunkFile::open(&path).ok().map(|c| c.check().unwrap());
+            let found = ChunkFile::open(&path).ok().map(|c| c.check());
             flip_bit(&path, at * 8 + 5).unwrap();
             found
         };
         assert_eq!(found(100), None);
         assert_eq!(found(509), None);
-        assert_eq!(found(DATA_AT + 70_000), Some(vec![Fault::Block(1)]));
+        assert_eq!(found(DATA_AT as u64 + 70_000), Some(vec![Fault::Block(1)]));
         assert_eq!(found(4096), Some(vec![Fault::Block(0)]));
         assert_eq!(found(4096 + 4 * 1000), Some(vec![Fault::Entry(1000)]));
-        assert_eq!(found(DATA_AT), Some(vec![Fault::Block(0)]));
+        assert_eq!(found(DATA_AT as u64), Some(vec![Fault::Block(0)]));
         std::fs::rename(&path, directory.path().join("0000000000000abd.chunk")).unwrap();
         assert!(check_chunks([directory.path()]).is_err());
     }

@@ -21,7 +21,7 @@ mod port;
 mod process;
 mod wait;
 
-pub use chunk_file::{ChunkFile, Fault, State, check_chunks, chunk_files, flip_bit};
+pub use chunk_file::{ChunkFile, Fault, State, check_chunks, chunk_files, compare, flip_bit};
 pub use cluster::{Builder, Cluster};
 pub use command::Output;
 pub use mount::Mount;
