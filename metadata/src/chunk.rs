@@ -51,7 +51,10 @@ impl Members {
     pub fn new(numbers: &[u16]) -> Option<Self> {
         let mut disks = [0; MEMBERS_MAX];
         disks.get_mut(..numbers.len())?.copy_from_slice(numbers);
-        Some(Self { disks, len: numbers.len() as u8 })
+        Some(Self {
+            disks,
+            len: numbers.len() as u8,
+        })
     }
 
     pub fn as_slice(&self) -> &[u16] {

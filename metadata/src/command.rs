@@ -3,9 +3,9 @@
 //! Commands are encoded with postcard in the log: enums are append-only, structs do not change (a changed one is a
 //! new variant). All choices are in the command: times, versions, placement. Inode numbers and chunk handles are
 //! counted by `apply`, from the order of the log.
+use crate::FsError;
 use crate::chunk::ChunkInfo;
 use crate::inode::{Attr, Kind};
-use crate::FsError;
 use cairn_types::{ChunkHandle, ClusterId, DiskId, Inode, Sequence, ServerId, SessionId, Version};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,11 @@ pub enum Command {
         root_gid: u32,
     },
     /// A client's session begins; known already: nothing happens.
-    OpenSession { session: SessionId, at_ns: i64, description: String },
+    OpenSession {
+        session: SessionId,
+        at_ns: i64,
+        description: String,
+    },
     /// It ends: its remembered results go. Not known: nothing happens.
     EndSession { session: SessionId },
     /// A client's call: applied once per (session, sequence), whatever is sent again (promise 1).
@@ -45,7 +49,12 @@ pub enum Command {
     Internal { at_ns: i64, op: Op },
     /// A chunkserver's identity and disks, when they are new or changed. Disks are added, never forgotten; one that is
     /// listed by another server has moved there.
-    RegisterServer { server: ServerId, label: String, address: String, disks: Vec<DiskId> },
+    RegisterServer {
+        server: ServerId,
+        label: String,
+        address: String,
+        disks: Vec<DiskId>,
+    },
     /// A disk is (or is no longer) out of service for good: nothing is placed there.
     SetDiskService { disk: DiskId, in_service: bool },
 }
@@ -59,16 +68,29 @@ pub enum Op {
     /// One more name for a file. [`Reply::Attr`].
     Link { inode: Inode, parent: Inode, name: Vec<u8> },
     /// Removes a name of anything but a directory. [`Reply::Done`].
-    Unlink { parent: Inode, name: Vec<u8>, removed: RemovedAs },
+    Unlink {
+        parent: Inode,
+        name: Vec<u8>,
+        removed: RemovedAs,
+    },
     /// Removes an empty directory. [`Reply::Done`].
-    Rmdir { parent: Inode, name: Vec<u8>, removed: RemovedAs },
+    Rmdir {
+        parent: Inode,
+        name: Vec<u8>,
+        removed: RemovedAs,
+    },
     /// [`Reply::Done`].
     Rename(Rename),
     /// [`Reply::Attr`]. A new size that lies within an existing chunk is refused with [`FsError::CutNeeded`]: it goes
     /// through a reconfiguration and [`Install::cut`].
     SetAttr { inode: Inode, set: SetAttr },
     /// [`Reply::Done`].
-    SetXattr { inode: Inode, name: Vec<u8>, value: Vec<u8>, mode: XattrMode },
+    SetXattr {
+        inode: Inode,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        mode: XattrMode,
+    },
     /// [`Reply::Done`].
     RemoveXattr { inode: Inode, name: Vec<u8> },
     /// Of a file: for all its chunks. Of a directory: for what is created in it from now on; 0 the default.
@@ -274,20 +296,43 @@ pub struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Attributes changed; with `data` also the contents or the length (the generation has been raised).
-    InodeChanged { inode: Inode, data: bool },
+    InodeChanged {
+        inode: Inode,
+        data: bool,
+    },
     /// What `name` leads to changed.
-    EntryChanged { parent: Inode, name: Vec<u8> },
+    EntryChanged {
+        parent: Inode,
+        name: Vec<u8>,
+    },
     /// Freed, the number is never used again.
-    InodeFreed { inode: Inode },
+    InodeFreed {
+        inode: Inode,
+    },
     /// Has no name any more and is kept for those who have it open: release it when none has.
-    Orphaned { inode: Inode },
-    Trashed { inode: Inode },
-    ChunkCreated { handle: ChunkHandle },
+    Orphaned {
+        inode: Inode,
+    },
+    Trashed {
+        inode: Inode,
+    },
+    ChunkCreated {
+        handle: ChunkHandle,
+    },
     /// Has a new version, and perhaps other members.
-    ChunkInstalled { handle: ChunkHandle, before: ChunkInfo },
+    ChunkInstalled {
+        handle: ChunkHandle,
+        before: ChunkInfo,
+    },
     /// Nothing refers to it: its replicas are garbage, of this version and below.
-    ChunkDropped { chunk: ChunkInfo },
+    ChunkDropped {
+        chunk: ChunkInfo,
+    },
     /// Its chunks have another goal now.
-    GoalChanged { inode: Inode },
-    SessionEnded { session: SessionId },
+    GoalChanged {
+        inode: Inode,
+    },
+    SessionEnded {
+        session: SessionId,
+    },
 }

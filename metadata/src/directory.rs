@@ -12,7 +12,9 @@ pub(crate) fn hash_name(name: &[u8]) -> u64 {
         return 4711;
     }
     // FNV-1a, then the finalizer of MurmurHash3, which spreads what FNV leaves in the low bits
-    let mut h = name.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let mut h = name.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+    });
     h = (h ^ (h >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     h = (h ^ (h >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     h ^= h >> 33;
@@ -40,7 +42,8 @@ impl Slot {
             Slot::One(name, inode) => (Some((&**name, *inode)), [].as_slice()),
             Slot::Many(all) => (None, all.as_slice()),
         };
-        one.into_iter().chain(many.iter().map(|(name, inode)| (&**name, *inode)))
+        one.into_iter()
+            .chain(many.iter().map(|(name, inode)| (&**name, *inode)))
     }
 }
 
@@ -54,7 +57,11 @@ impl Directory {
     }
 
     pub fn get(&self, name: &[u8]) -> Option<Inode> {
-        self.entries.get(&hash_name(name))?.iter().find(|(n, _)| *n == name).map(|(_, inode)| inode)
+        self.entries
+            .get(&hash_name(name))?
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, inode)| inode)
     }
 
     /// Sets what `name` leads to, and gives what it led to.
@@ -82,7 +89,11 @@ impl Directory {
         let hash = hash_name(name);
         let slot = self.entries.get_mut(&hash)?;
         let old = slot.iter().find(|(n, _)| *n == name).map(|(_, inode)| inode)?;
-        let rest: Vec<_> = slot.iter().filter(|(n, _)| *n != name).map(|(n, i)| (n.into(), i)).collect();
+        let rest: Vec<_> = slot
+            .iter()
+            .filter(|(n, _)| *n != name)
+            .map(|(n, i)| (n.into(), i))
+            .collect();
         if rest.is_empty() {
             self.entries.remove(&hash);
         } else {
@@ -95,7 +106,9 @@ impl Directory {
     /// The entries whose cookie is above `cookie`, in the order of cookies.
     pub fn after(&self, cookie: u64) -> impl Iterator<Item = (u64, &[u8], Inode)> {
         let from = (Bound::Excluded(cookie), Bound::Unbounded);
-        self.entries.range(from).flat_map(|(hash, slot)| slot.iter().map(|(name, inode)| (*hash, name, inode)))
+        self.entries
+            .range(from)
+            .flat_map(|(hash, slot)| slot.iter().map(|(name, inode)| (*hash, name, inode)))
     }
 
     /// The entries of one cookie.
@@ -127,7 +140,10 @@ mod tests {
         }
         assert_eq!(d.len(), 4);
         assert_eq!(d.insert(b"collide-a", Inode(9)), Some(Inode(2)));
-        assert_eq!(d.at(4711).map(|(n, _)| n).collect::<Vec<_>>(), [&b"collide-a"[..], b"collide-b", b"collide-c"]);
+        assert_eq!(
+            d.at(4711).map(|(n, _)| n).collect::<Vec<_>>(),
+            [&b"collide-a"[..], b"collide-b", b"collide-c"]
+        );
         assert_eq!(d.remove(b"collide-b"), Some(Inode(0)));
         assert_eq!(d.remove(b"collide-b"), None);
         assert_eq!(d.get(b"collide-c"), Some(Inode(3)));

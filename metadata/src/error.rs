@@ -78,26 +78,26 @@ impl FsError {
     /// The Linux errno that a user of the file system sees.
     pub fn errno(self) -> i32 {
         match self {
-            FsError::NotFound | FsError::NotInTrash => 2,    // ENOENT
-            FsError::NoSuchInode => 116,                     // ESTALE
-            FsError::Exists => 17,                           // EEXIST
-            FsError::NotDirectory => 20,                     // ENOTDIR
-            FsError::IsDirectory => 21,                      // EISDIR
-            FsError::NotEmpty => 39,                         // ENOTEMPTY
-            FsError::NameTooLong => 36,                      // ENAMETOOLONG
-            FsError::InvalidName | FsError::InvalidArgument => 22, // EINVAL
-            FsError::IntoItself | FsError::InvalidGoal => 22, // EINVAL
-            FsError::TooManyLinks => 31,                     // EMLINK
-            FsError::LinkOfDirectory => 1,                   // EPERM
-            FsError::TooLarge => 27,                         // EFBIG
-            FsError::SymlinkLoop => 40,                      // ELOOP
-            FsError::NoXattr => 61,                          // ENODATA
-            FsError::XattrNameTooLong => 34,                 // ERANGE
-            FsError::XattrTooLarge => 7,                     // E2BIG
-            FsError::XattrsFull => 28,                       // ENOSPC
-            FsError::StaleVersion | FsError::NoSuchChunk => 116, // ESTALE
+            FsError::NotFound | FsError::NotInTrash => 2,                      // ENOENT
+            FsError::NoSuchInode => 116,                                       // ESTALE
+            FsError::Exists => 17,                                             // EEXIST
+            FsError::NotDirectory => 20,                                       // ENOTDIR
+            FsError::IsDirectory => 21,                                        // EISDIR
+            FsError::NotEmpty => 39,                                           // ENOTEMPTY
+            FsError::NameTooLong => 36,                                        // ENAMETOOLONG
+            FsError::InvalidName | FsError::InvalidArgument => 22,             // EINVAL
+            FsError::IntoItself | FsError::InvalidGoal => 22,                  // EINVAL
+            FsError::TooManyLinks => 31,                                       // EMLINK
+            FsError::LinkOfDirectory => 1,                                     // EPERM
+            FsError::TooLarge => 27,                                           // EFBIG
+            FsError::SymlinkLoop => 40,                                        // ELOOP
+            FsError::NoXattr => 61,                                            // ENODATA
+            FsError::XattrNameTooLong => 34,                                   // ERANGE
+            FsError::XattrTooLarge => 7,                                       // E2BIG
+            FsError::XattrsFull => 28,                                         // ENOSPC
+            FsError::StaleVersion | FsError::NoSuchChunk => 116,               // ESTALE
             FsError::CutNeeded | FsError::Retry | FsError::TooManyCalls => 11, // EAGAIN
-            FsError::SessionEnded | FsError::Forgotten => 5, // EIO
+            FsError::SessionEnded | FsError::Forgotten => 5,                   // EIO
         }
     }
 }

@@ -181,14 +181,6 @@ impl Chunks {
         }
     }
 
-    pub fn len(&self) -> usize {
-        match self {
-            Chunks::None => 0,
-            Chunks::One(_) => 1,
-            Chunks::Many(all) => all.len(),
-        }
-    }
-
     /// Those at `first` and above, in order.
     pub fn from(&self, first: u32) -> impl Iterator<Item = (u32, ChunkHandle)> + '_ {
         let one = match self {
@@ -239,7 +231,11 @@ impl Chunks {
             Chunks::One(_) => usize::from(whole > 0),
             Chunks::Many(all) => all.partition_point(|(i, _)| *i < whole),
         };
-        let part = if self.get(whole).is_some() { size % CHUNK_SIZE_BYTES } else { 0 };
+        let part = if self.get(whole).is_some() {
+            size % CHUNK_SIZE_BYTES
+        } else {
+            0
+        };
         full as u64 * CHUNK_SIZE_BYTES + part
     }
 }

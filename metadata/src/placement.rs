@@ -1,1 +1,483 @@
-//! placement
+//! Where replicas go: a pure function of what servers last said, and chance.
+//!
+//! As GFS has it (section 4.2): below-average use of disks, few recent creations on one disk (creation predicts heavy
+//! writes), and spread over failure domains. A disk's chance rises with its free space relative to the mean and falls
+//! with its recent creations; the domain rules are applied before chance: never two replicas on one server; another
+//! rack, and another host, while there are any.
+use cairn_types::{DiskId, ServerId};
+use rand::{Rng, RngCore};
+use std::collections::BTreeMap;
+use std::fmt;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskView {
+    pub disk: DiskId,
+    pub total_bytes: u64,
+    /// Above the reserve.
+    pub available_bytes: u64,
+    /// Neither failed, read-only, full nor out of service.
+    pub writable: bool,
+    /// Chunks placed there lately, as the master counts them (it lets the count fade).
+    pub recent_creations: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerView {
+    pub server: ServerId,
+    /// `zone/rack/host`, or less from the left (`rack/host`, `host`); empty: the server is a host of its own.
+    pub label: String,
+    pub up: bool,
+    pub draining: bool,
+    pub disks: Vec<DiskView>,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// New replicas wanted.
+    pub count: usize,
+    /// The writer's own label or host name: one replica goes to its host if it can, and comes first.
+    pub near: Option<&'a str>,
+    /// Servers that hold the chunk already: the new ones keep away from them, their hosts and racks.
+    pub existing: &'a [ServerId],
+    /// Servers not to be used for another reason.
+    pub avoid: &'a [ServerId],
+    /// Room that each disk must have.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub server: ServerId,
+    pub disk: DiskId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// At most as many as asked for, each on another server; the one near the writer first.
+    pub places: Vec<Place>,
+    /// Why there are fewer.
+    pub shortage: Option<Shortage>,
+    /// Two of the chunk's replicas share a host, for want of hosts: a warning in the status.
+    pub shared_host: bool,
+}
+
+/// "wants 3, has 1, because ...".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortage {
+    pub wanted: usize,
+    pub found: usize,
+    /// Servers that could not be used, by cause.
+    pub causes: BTreeMap<Cause, usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    Down,
+    Draining,
+    /// No disk that takes chunks.
+    NotWritable,
+    /// A writable disk, but none with room.
+    Full,
+    /// The caller's `avoid`.
+    Avoided,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "wants {}, has {}, because ", self.wanted, self.found)?;
+        if self.causes.is_empty() {
+            return write!(f, "there are no more servers");
+        }
+        for (i, (cause, n)) in self.causes.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ", " };
+            let servers = if *n == 1 { "server" } else { "servers" };
+            let what = match cause {
+                Cause::Down => "down",
+                Cause::Draining => "being drained",
+                Cause::NotWritable => "without a writable disk",
+                Cause::Full => "without room",
+                Cause::Avoided => "passed over after a failure",
+            };
+            write!(f, "{separator}{n} {servers} {what}")?;
+        }
+        write!(f, ", and there are no others")
+    }
+}
+
+/// Chooses disks for new replicas of one chunk.
+pub fn place(servers: &[ServerView], request: &Request<'_>, rng: &mut impl RngCore) -> Placement {
+    let mut causes = BTreeMap::new();
+    let mut candidates: Vec<Candidate<'_>> = Vec::new();
+    let mut taken = Taken::default();
+    for server in servers {
+        if request.existing.contains(&server.server) {
+            taken.add(server);
+            continue;
+        }
+        match usable(server, request) {
+            Ok(disks) => candidates.push(Candidate { server, disks }),
+            Err(cause) => *causes.entry(cause).or_insert(0) += 1,
+        }
+    }
+    let mean = Mean::of(&candidates);
+    let mut places = Vec::new();
+    let mut near = request.near.filter(|near| !near.is_empty());
+    while places.len() < request.count && !candidates.is_empty() {
+        let writers_own = near.take().map(|near| {
+            let own: Vec<usize> = indices(&candidates, |c| is_near(&c.server.label, near)).collect();
+            own
+        });
+        let pool = match writers_own {
+            // not where the writer's host holds one already
+            Some(own) if own.iter().any(|i| !taken.host(candidates[*i].server)) => own,
+            _ => best_domains(&candidates, &taken),
+        };
+        let Some((at, disk)) = draw(&candidates, &pool, &mean, rng) else {
+            break;
+        };
+        let chosen = candidates.swap_remove(at);
+        taken.add(chosen.server);
+        places.push(Place {
+            server: chosen.server.server,
+            disk,
+        });
+    }
+    let found = places.len();
+    let shortage = (found < request.count).then(|| Shortage {
+        wanted: request.existing.len() + request.count,
+        found: request.existing.len() + found,
+        causes,
+    });
+    Placement {
+        places,
+        shortage,
+        shared_host: taken.shared_host,
+    }
+}
+
+struct Candidate<'a> {
+    server: &'a ServerView,
+    disks: Vec<&'a DiskView>,
+}
+
+fn usable<'a>(server: &'a ServerView, request: &Request<'_>) -> Result<Vec<&'a DiskView>, Cause> {
+    if !server.up {
+        return Err(Cause::Down);
+    }
+    if server.draining {
+        return Err(Cause::Draining);
+    }
+    if request.avoid.contains(&server.server) {
+        return Err(Cause::Avoided);
+    }
+    let writable: Vec<_> = server.disks.iter().filter(|d| d.writable).collect();
+    if writable.is_empty() {
+        return Err(Cause::NotWritable);
+    }
+    let roomy: Vec<_> = writable
+        .into_iter()
+        .filter(|d| d.available_bytes >= request.bytes)
+        .collect();
+    if roomy.is_empty() { Err(Cause::Full) } else { Ok(roomy) }
+}
+
+/// Hosts and racks that hold a replica.
+#[derive(Default)]
+struct Taken {
+    hosts: Vec<String>,
+    racks: Vec<String>,
+    shared_host: bool,
+}
+
+impl Taken {
+    fn add(&mut self, server: &ServerView) {
+        self.shared_host |= self.host(server);
+        self.hosts.push(host(server));
+        self.racks.extend(rack(server).map(str::to_owned));
+    }
+    fn host(&self, server: &ServerView) -> bool {
+        self.hosts.contains(&host(server))
+    }
+    fn rack(&self, server: &ServerView) -> bool {
+        rack(server).is_some_and(|rack| self.racks.iter().any(|r| r == rack))
+    }
+}
+
+/// The whole label: hosts of one name in two racks are two hosts.
+fn host(server: &ServerView) -> String {
+    if server.label.is_empty() {
+        server.server.to_string()
+    } else {
+        server.label.clone()
+    }
+}
+
+/// All of the label but the host; `None`: not labelled so far.
+fn rack(server: &ServerView) -> Option<&str> {
+    server.label.rsplit_once('/').map(|(rack, _)| rack)
+}
+
+/// `near` is the server's label, or its last part.
+fn is_near(label: &str, near: &str) -> bool {
+    let last = |s: &str| s.rsplit('/').next().unwrap_or_default().to_owned();
+    !label.is_empty() && (label == near || ((!near.contains('/') || !label.contains('/')) && last(label) == last(near)))
+}
+
+fn indices<'a>(
+    candidates: &'a [Candidate<'a>],
+    filter: impl Fn(&Candidate<'a>) -> bool + 'a,
+) -> impl Iterator<Item = usize> + 'a {
+    candidates
+        .iter()
+        .enumerate()
+        .filter(move |(_, c)| filter(c))
+        .map(|(i, _)| i)
+}
+
+/// Candidates in an unused rack; else on an unused host; else all.
+fn best_domains(candidates: &[Candidate<'_>], taken: &Taken) -> Vec<usize> {
+    let other_rack: Vec<_> = indices(candidates, |c| !taken.rack(c.server) && !taken.host(c.server)).collect();
+    if !other_rack.is_empty() {
+        return other_rack;
+    }
+    let other_host: Vec<_> = indices(candidates, |c| !taken.host(c.server)).collect();
+    if !other_host.is_empty() {
+        other_host
+    } else {
+        (0..candidates.len()).collect()
+    }
+}
+
+/// Over the disks that could be chosen.
+struct Mean {
+    free_permille: u64,
+    creations: u64,
+}
+
+impl Mean {
+    fn of(candidates: &[Candidate<'_>]) -> Self {
+        let disks: Vec<_> = candidates.iter().flat_map(|c| &c.disks).collect();
+        let n = disks.len().max(1) as u64;
+        let free_permille = disks.iter().map(|d| free_permille(d)).sum::<u64>() / n;
+        let creations = disks.iter().map(|d| u64::from(d.recent_creations)).sum::<u64>() / n;
+        Self {
+            free_permille,
+            creations,
+        }
+    }
+
+    /// Chances to be drawn. Below-average use counts fully, above-average use a quarter; each disk's share falls as
+    /// its recent creations exceed the mean.
+    fn weight(&self, disk: &DiskView) -> u64 {
+        let free = free_permille(disk).max(1);
+        let by_use = if free >= self.free_permille { 4 * free } else { free };
+        let busy = u64::from(disk.recent_creations).saturating_sub(self.creations);
+        (by_use * 64 / (1 + busy)).max(1)
+    }
+}
+
+fn free_permille(disk: &DiskView) -> u64 {
+    (u128::from(disk.available_bytes) * 1000 / u128::from(disk.total_bytes.max(1))) as u64
+}
+
+/// Draws a disk of the candidates in `pool`, by weight.
+fn draw(candidates: &[Candidate<'_>], pool: &[usize], mean: &Mean, rng: &mut impl RngCore) -> Option<(usize, DiskId)> {
+    let disks = || {
+        pool.iter()
+            .flat_map(|i| candidates[*i].disks.iter().map(move |d| (*i, d, mean.weight(d))))
+    };
+    let total: u64 = disks().map(|(_, _, weight)| weight).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut ticket = rng.random_range(0..total);
+    for (i, disk, weight) in disks() {
+        if ticket < weight {
+            return Some((i, disk.disk));
+        }
+        ticket -= weight;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    const GIB: u64 = 1 << 30;
+
+    fn server(n: u128, label: &str) -> ServerView {
+        let disk = DiskView {
+            disk: DiskId::from_bits(n),
+            total_bytes: 100 * GIB,
+            available_bytes: 50 * GIB,
+            writable: true,
+            recent_creations: 0,
+        };
+        ServerView {
+            server: ServerId::from_bits(n),
+            label: label.into(),
+            up: true,
+            draining: false,
+            disks: vec![disk],
+        }
+    }
+
+    fn three<'a>() -> Request<'a> {
+        Request {
+            count: 3,
+            near: None,
+            existing: &[],
+            avoid: &[],
+            bytes: 64 << 20,
+        }
+    }
+
+    fn each_seed(mut check: impl FnMut(&mut StdRng)) {
+        (0..200).for_each(|seed| check(&mut StdRng::seed_from_u64(seed)));
+    }
+
+    #[test]
+    fn racks_then_hosts_are_distinct_while_there_are_enough() {
+        let servers: Vec<_> = ["z/r1/a", "z/r1/b", "z/r2/c", "z/r2/d", "z/r3/e"]
+            .iter()
+            .zip(1..)
+            .map(|(l, n)| server(n, l))
+            .collect();
+        let rack_of = |p: &Place| {
+            let s = servers.iter().find(|s| s.server == p.server).unwrap();
+            rack(s).unwrap().to_owned()
+        };
+        each_seed(|rng| {
+            let placement = place(&servers, &three(), rng);
+            let mut racks: Vec<_> = placement.places.iter().map(rack_of).collect();
+            racks.sort();
+            racks.dedup();
+            assert_eq!((placement.places.len(), racks.len()), (3, 3));
+            assert!(placement.shortage.is_none() && !placement.shared_host);
+            // four of three racks: still four hosts
+            let placement = place(&servers, &Request { count: 4, ..three() }, rng);
+            assert_eq!(placement.places.len(), 4);
+            assert!(!placement.shared_host);
+        });
+    }
+
+    #[test]
+    fn never_two_on_one_server_and_a_shared_host_is_told() {
+        let mut servers = vec![server(1, "h"), server(2, "h"), server(3, "h")];
+        let more = servers[0].disks[0].clone();
+        servers[0].disks.push(DiskView {
+            disk: DiskId::from_bits(9),
+            ..more
+        });
+        each_seed(|rng| {
+            let placement = place(&servers, &three(), rng);
+            let mut used: Vec<_> = placement.places.iter().map(|p| p.server).collect();
+            used.sort();
+            used.dedup();
+            assert_eq!(used.len(), 3);
+            assert!(placement.shared_host);
+            let placement = place(&servers, &Request { count: 4, ..three() }, rng);
+            assert_eq!(placement.places.len(), 3);
+        });
+    }
+
+    #[test]
+    fn a_shortage_says_why() {
+        let mut servers = vec![server(1, "a"), server(2, "b"), server(3, "c"), server(4, "d")];
+        servers[1].up = false;
+        servers[2].up = false;
+        servers[3].disks[0].available_bytes = 1;
+        let placement = place(&servers, &three(), &mut StdRng::seed_from_u64(1));
+        assert_eq!(placement.places.len(), 1);
+        assert_eq!(
+            placement.shortage.unwrap().to_string(),
+            "wants 3, has 1, because 2 servers down, 1 server without room, and there are no others"
+        );
+        let placement = place(&[], &three(), &mut StdRng::seed_from_u64(1));
+        assert_eq!(
+            placement.shortage.unwrap().to_string(),
+            "wants 3, has 0, because there are no more servers"
+        );
+    }
+
+    #[test]
+    fn one_is_on_the_writers_host_and_comes_first() {
+        let servers: Vec<_> = ["r1/a", "r1/b", "r2/c", "r3/d"]
+            .iter()
+            .zip(1..)
+            .map(|(l, n)| server(n, l))
+            .collect();
+        each_seed(|rng| {
+            for near in ["r1/b", "b"] {
+                let placement = place(
+                    &servers,
+                    &Request {
+                        near: Some(near),
+                        ..three()
+                    },
+                    rng,
+                );
+                assert_eq!(placement.places[0].server, servers[1].server);
+                assert_eq!(placement.places.len(), 3);
+                assert!(
+                    placement.places.iter().all(|p| p.server != servers[0].server),
+                    "another rack is to be had"
+                );
+            }
+            let existing = [servers[1].server];
+            let request = Request {
+                near: Some("b"),
+                existing: &existing,
+                count: 1,
+                ..three()
+            };
+            assert_ne!(place(&servers, &request, rng).places[0].server, servers[0].server);
+        });
+    }
+
+    #[test]
+    fn emptier_disks_and_those_with_few_recent_creations_are_preferred() {
+        let mut servers: Vec<_> = (1..=4).map(|n| server(n, "")).collect();
+        servers[0].disks[0].available_bytes = 95 * GIB;
+        servers[1].disks[0].available_bytes = 5 * GIB;
+        servers[2].disks[0].recent_creations = 50;
+        let mut counts = [0; 4];
+        each_seed(|rng| {
+            let placement = place(&servers, &Request { count: 1, ..three() }, rng);
+            let at = servers
+                .iter()
+                .position(|s| s.server == placement.places[0].server)
+                .unwrap();
+            counts[at] += 1;
+        });
+        assert!(
+            counts[0] > counts[3] && counts[3] > counts[1] && counts[3] > counts[2],
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn draining_and_avoided_servers_are_not_used() {
+        let mut servers: Vec<_> = (1..=3).map(|n| server(n, "")).collect();
+        servers[0].draining = true;
+        let avoid = [servers[1].server];
+        each_seed(|rng| {
+            let placement = place(
+                &servers,
+                &Request {
+                    avoid: &avoid,
+                    ..three()
+                },
+                rng,
+            );
+            assert_eq!(
+                placement.places.iter().map(|p| p.server).collect::<Vec<_>>(),
+                [servers[2].server]
+            );
+        });
+    }
+}

@@ -128,7 +128,11 @@ impl State {
                 break;
             }
             let attr = self.getattr(inode)?;
-            page.entries.push(DirectoryEntry { name: name.to_vec(), cookie, attr });
+            page.entries.push(DirectoryEntry {
+                name: name.to_vec(),
+                cookie,
+                attr,
+            });
         }
         Ok(page)
     }
@@ -149,7 +153,11 @@ impl State {
     /// Names, in order.
     pub fn listxattr(&self, inode: Inode) -> Result<Vec<Vec<u8>>, FsError> {
         let all = self.node(inode)?.xattrs.as_ref();
-        Ok(all.into_iter().flat_map(|all| all.keys()).map(|name| name.to_vec()).collect())
+        Ok(all
+            .into_iter()
+            .flat_map(|all| all.keys())
+            .map(|name| name.to_vec())
+            .collect())
     }
 
     /// One path from the root to `inode`, beginning with `/`. [`FsError::NotFound`] for what has no name; of a file in
@@ -174,8 +182,16 @@ impl State {
 
     /// The hint first; where it is stale (one of several links went), the whole directory.
     fn name_in<'a>(&self, directory: &'a Directory, inode: Inode, node: &Node) -> Option<&'a [u8]> {
-        let hinted = directory.at(node.name_hash).find(|(_, i)| *i == inode).map(|(name, _)| name);
-        hinted.or_else(|| directory.after(0).find(|(_, _, i)| *i == inode).map(|(_, name, _)| name))
+        let hinted = directory
+            .at(node.name_hash)
+            .find(|(_, i)| *i == inode)
+            .map(|(name, _)| name);
+        hinted.or_else(|| {
+            directory
+                .after(0)
+                .find(|(_, _, i)| *i == inode)
+                .map(|(_, name, _)| name)
+        })
     }
 
     /// Walks `path`, names separated by `/`, from `from`, or from the root when it begins with `/`. Symbolic links on
@@ -199,7 +215,11 @@ impl State {
                 if !rest.is_empty() {
                     return Err(FsError::NotFound);
                 }
-                return Ok(Resolved { parent: at, name, attr: None });
+                return Ok(Resolved {
+                    parent: at,
+                    name,
+                    attr: None,
+                });
             };
             match &self.node(next)?.body {
                 Body::Symlink(target) if follow || must_be_directory || !rest.is_empty() => {
@@ -224,7 +244,11 @@ impl State {
         if must_be_directory && attr.kind != Kind::Directory {
             return Err(FsError::NotDirectory);
         }
-        Ok(Resolved { parent: last.0, name: last.1, attr: Some(attr) })
+        Ok(Resolved {
+            parent: last.0,
+            name: last.1,
+            attr: Some(attr),
+        })
     }
 
     pub(crate) fn attr_of(&self, inode: Inode, node: &Node) -> Attr {
@@ -267,7 +291,8 @@ impl State {
     /// after `ChunkHandle(0)`.
     pub fn chunks_after(&self, after: ChunkHandle, limit: usize) -> Vec<ChunkInfo> {
         let page = self.chunks.after(after.0).take(limit);
-        page.map(|(handle, chunk)| self.chunk_info(ChunkHandle(handle), chunk)).collect()
+        page.map(|(handle, chunk)| self.chunk_info(ChunkHandle(handle), chunk))
+            .collect()
     }
 
     /// A change of `inode`'s size to `size` must cut this chunk to so many bytes first (protocol R13): the chunk that
@@ -345,7 +370,11 @@ impl State {
 
     /// Up to `limit` inodes above `after` that have no name and are kept for those who have them open.
     pub fn orphans_after(&self, after: Inode, limit: usize) -> Vec<Inode> {
-        self.orphans.range(Inode(after.0.saturating_add(1))..).take(limit).copied().collect()
+        self.orphans
+            .range(Inode(after.0.saturating_add(1))..)
+            .take(limit)
+            .copied()
+            .collect()
     }
 
     /// Up to `limit` entries with inodes above `after`.
@@ -363,12 +392,19 @@ impl State {
             })
         });
         let entries = entries.collect();
-        TrashPage { entries, end: rest.next().is_none(), total_bytes: self.header.trash_bytes }
+        TrashPage {
+            entries,
+            end: rest.next().is_none(),
+            total_bytes: self.header.trash_bytes,
+        }
     }
 
     /// Up to `limit` files whose time in the trash is over at `now_ns`, the longest first: for [`crate::Op::TrashPurge`].
     pub fn trash_expired(&self, now_ns: i64, limit: usize) -> Vec<Inode> {
-        let due = self.trash_by_expiry.iter().take_while(|(expires_ns, _)| *expires_ns <= now_ns);
+        let due = self
+            .trash_by_expiry
+            .iter()
+            .take_while(|(expires_ns, _)| *expires_ns <= now_ns);
         due.take(limit).map(|(_, inode)| *inode).collect()
     }
 
@@ -390,5 +426,9 @@ impl State {
 }
 
 fn info(disk: &crate::state::Disk) -> DiskInfo {
-    DiskInfo { disk: disk.id, server: disk.server, in_service: disk.in_service }
+    DiskInfo {
+        disk: disk.id,
+        server: disk.server,
+        in_service: disk.in_service,
+    }
 }

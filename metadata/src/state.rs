@@ -93,7 +93,11 @@ impl State {
     }
 
     pub(crate) fn disk_ids(&self, members: &Members) -> Vec<DiskId> {
-        members.as_slice().iter().filter_map(|n| Some(self.disks.get(usize::from(*n))?.id)).collect()
+        members
+            .as_slice()
+            .iter()
+            .filter_map(|n| Some(self.disks.get(usize::from(*n))?.id))
+            .collect()
     }
 
     pub(crate) fn chunk_info(&self, handle: ChunkHandle, chunk: &Chunk) -> ChunkInfo {
@@ -107,7 +111,10 @@ impl State {
             goal: if goal == 0 { self.header.default_goal } else { goal },
             references: chunk.references,
             granted: chunk.granted,
-            from_suspect: chunk.from_suspect.then(|| self.from_suspect.get(&handle).copied()).flatten(),
+            from_suspect: chunk
+                .from_suspect
+                .then(|| self.from_suspect.get(&handle).copied())
+                .flatten(),
         }
     }
 }

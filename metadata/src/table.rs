@@ -23,7 +23,10 @@ struct Page<V> {
 
 impl<V> Default for Table<V> {
     fn default() -> Self {
-        Self { pages: BTreeMap::new(), len: 0 }
+        Self {
+            pages: BTreeMap::new(),
+            len: 0,
+        }
     }
 }
 
@@ -77,7 +80,10 @@ impl<V: Clone> Table<V> {
             .range((Bound::Included(first / SLOTS), Bound::Unbounded))
             .flat_map(|(number, page)| {
                 let base = number * SLOTS;
-                page.slots.iter().enumerate().filter_map(move |(i, slot)| Some((base + i as u64, slot.as_ref()?)))
+                page.slots
+                    .iter()
+                    .enumerate()
+                    .filter_map(move |(i, slot)| Some((base + i as u64, slot.as_ref()?)))
             })
             .skip_while(move |(key, _)| *key < first)
     }
@@ -107,7 +113,10 @@ mod tests {
             *table.get_mut(*key).unwrap() += 1;
         }
         assert!(all.iter().all(|(k, v)| before.get(*k) == Some(v)));
-        assert_eq!(table.after(100).next().map(|(k, _)| k), map.range(101..).next().map(|(k, _)| *k));
+        assert_eq!(
+            table.after(100).next().map(|(k, _)| k),
+            map.range(101..).next().map(|(k, _)| *k)
+        );
         for (key, _) in &all {
             table.remove(*key);
         }

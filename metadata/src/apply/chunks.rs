@@ -63,11 +63,17 @@ impl Context<'_> {
             // asked of the node again: a grant may stand twice
             let existing = self.state.node(inode)?.chunks().and_then(|chunks| chunks.get(*index));
             infos.push(match existing {
-                Some(handle) => self.state.chunk(handle).ok_or(CannotApply::Inconsistent("a file names no chunk"))?,
+                Some(handle) => self
+                    .state
+                    .chunk(handle)
+                    .ok_or(CannotApply::Inconsistent("a file names no chunk"))?,
                 None => self.create_chunk(inode, *index, grant)?,
             });
         }
-        Ok(Reply::Chunks { attr: self.state.getattr(inode)?, chunks: infos })
+        Ok(Reply::Chunks {
+            attr: self.state.getattr(inode)?,
+            chunks: infos,
+        })
     }
 
     /// `written`: data were, by a client that had seen the file at this generation.
@@ -85,7 +91,11 @@ impl Context<'_> {
             return Err(FsError::TooLarge.into());
         }
         for Written { index, handle, version } in written_chunks {
-            let current = self.state.chunks.get(handle.0).filter(|_| chunks.get(*index) == Some(*handle));
+            let current = self
+                .state
+                .chunks
+                .get(handle.0)
+                .filter(|_| chunks.get(*index) == Some(*handle));
             if current.is_none_or(|chunk| chunk.version != *version) {
                 return Err(FsError::StaleVersion.into());
             }
@@ -142,7 +152,10 @@ impl Context<'_> {
             None => None,
         };
         if let Some(length) = install.length {
-            self.adopt_length(inode, u64::from(index) * CHUNK_SIZE_BYTES + length.min(CHUNK_SIZE_BYTES))?;
+            self.adopt_length(
+                inode,
+                u64::from(index) * CHUNK_SIZE_BYTES + length.min(CHUNK_SIZE_BYTES),
+            )?;
         }
         if install.from_suspect {
             self.state.from_suspect.insert(*handle, *version);
@@ -151,7 +164,10 @@ impl Context<'_> {
             (chunk.version, chunk.members, chunk.granted) = (*version, members, false);
             chunk.from_suspect |= install.from_suspect;
         }
-        self.effects.push(Effect::ChunkInstalled { handle: *handle, before });
+        self.effects.push(Effect::ChunkInstalled {
+            handle: *handle,
+            before,
+        });
         match reply {
             Some(reply) => Ok(reply),
             None => Ok(Reply::Chunk(self.state.chunk(*handle).ok_or(FsError::NoSuchChunk)?)),
@@ -175,8 +191,11 @@ impl Context<'_> {
     /// The file does not name them any more.
     pub(super) fn drop_chunks(&mut self, handles: Vec<ChunkHandle>) -> Result<(), Stop> {
         for handle in handles {
-            let chunk =
-                self.state.chunks.get_mut(handle.0).ok_or(CannotApply::Inconsistent("a file names no chunk"))?;
+            let chunk = self
+                .state
+                .chunks
+                .get_mut(handle.0)
+                .ok_or(CannotApply::Inconsistent("a file names no chunk"))?;
             chunk.references = chunk.references.saturating_sub(1);
             if chunk.references > 0 {
                 continue;

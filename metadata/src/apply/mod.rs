@@ -20,20 +20,33 @@ use std::sync::Arc;
 /// [`CannotApply`]: no sound master logged this. The node must stop; the state may have been changed in part.
 pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome, CannotApply> {
     if index <= state.header.applied {
-        return Err(CannotApply::OutOfOrder { index, applied: state.header.applied });
+        return Err(CannotApply::OutOfOrder {
+            index,
+            applied: state.header.applied,
+        });
     }
     if state.header.epoch == 0 && !matches!(command, Command::Epoch { .. }) {
         return Err(CannotApply::NoEpoch);
     }
     state.header.applied = index;
     let mut effects = Vec::new();
-    let outcome = |result, effects| Ok(Outcome { result, effects, repeated: false });
+    let outcome = |result, effects| {
+        Ok(Outcome {
+            result,
+            effects,
+            repeated: false,
+        })
+    };
     match command {
         Command::Epoch { .. } => {
             begin_epoch(state, index, command)?;
             outcome(Ok(Reply::Done), effects)
         }
-        Command::OpenSession { session, at_ns, description } => {
+        Command::OpenSession {
+            session,
+            at_ns,
+            description,
+        } => {
             sessions::open(state, *session, *at_ns, description);
             outcome(Ok(Reply::Done), effects)
         }
@@ -43,28 +56,44 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> Result<Outcome
             }
             outcome(Ok(Reply::Done), effects)
         }
-        Command::Call { session, sequence, acknowledged, at_ns, op } => {
-            match sessions::admit(state, *session, *sequence, *acknowledged) {
-                sessions::Admission::Refused(error) => outcome(Err(error), effects),
-                sessions::Admission::Repeated(result) => Ok(Outcome { result, effects, repeated: true }),
-                sessions::Admission::New => {
-                    let result = apply_op(state, *at_ns, op, &mut effects)?;
-                    sessions::remember(state, *session, *sequence, &result);
-                    outcome(result, effects)
-                }
+        Command::Call {
+            session,
+            sequence,
+            acknowledged,
+            at_ns,
+            op,
+        } => match sessions::admit(state, *session, *sequence, *acknowledged) {
+            sessions::Admission::Refused(error) => outcome(Err(error), effects),
+            sessions::Admission::Repeated(result) => Ok(Outcome {
+                result,
+                effects,
+                repeated: true,
+            }),
+            sessions::Admission::New => {
+                let result = apply_op(state, *at_ns, op, &mut effects)?;
+                sessions::remember(state, *session, *sequence, &result);
+                outcome(result, effects)
             }
-        }
+        },
         Command::Internal { at_ns, op } => {
             let result = apply_op(state, *at_ns, op, &mut effects)?;
             outcome(result, effects)
         }
-        Command::RegisterServer { server, label, address, disks } => {
+        Command::RegisterServer {
+            server,
+            label,
+            address,
+            disks,
+        } => {
             register_server(state, *server, label, address, disks)?;
             outcome(Ok(Reply::Done), effects)
         }
         Command::SetDiskService { disk, in_service } => {
             let number = disk_number(state, *disk)?;
-            let known = state.disks.get_mut(usize::from(number)).ok_or(CannotApply::UnknownDisk(*disk))?;
+            let known = state
+                .disks
+                .get_mut(usize::from(number))
+                .ok_or(CannotApply::UnknownDisk(*disk))?;
             known.in_service = *in_service;
             outcome(Ok(Reply::Done), effects)
         }
@@ -110,13 +139,23 @@ fn apply_op(
         Op::Rmdir { parent, name, removed } => cx.rmdir(*parent, name, *removed),
         Op::Rename(rename) => cx.rename(rename),
         Op::SetAttr { inode, set } => cx.set_attr(*inode, set, None),
-        Op::SetXattr { inode, name, value, mode } => cx.set_xattr(*inode, name, value, *mode),
+        Op::SetXattr {
+            inode,
+            name,
+            value,
+            mode,
+        } => cx.set_xattr(*inode, name, value, *mode),
         Op::RemoveXattr { inode, name } => cx.remove_xattr(*inode, name),
         Op::SetGoal { inode, goal } => cx.set_goal(*inode, *goal),
         Op::Allocate { inode, grants } => cx.allocate(*inode, grants),
-        Op::Commit { inode, size, chunks, written, generation_seen, kill_suid } => {
-            cx.commit(*inode, *size, chunks, written.then_some(*generation_seen), *kill_suid)
-        }
+        Op::Commit {
+            inode,
+            size,
+            chunks,
+            written,
+            generation_seen,
+            kill_suid,
+        } => cx.commit(*inode, *size, chunks, written.then_some(*generation_seen), *kill_suid),
         Op::Install(install) => cx.install(install),
         Op::ReleaseOrphans { inodes } => cx.release_orphans(inodes),
         Op::TrashRestore { inode, to } => cx.trash_restore(*inode, to.as_ref()),
@@ -132,7 +171,10 @@ fn apply_op(
 impl Context<'_> {
     /// For changes after the checks: the inode is there.
     fn node_mut(&mut self, inode: Inode) -> Result<&mut Node, CannotApply> {
-        self.state.nodes.get_mut(inode.0).ok_or(CannotApply::Inconsistent("an entry leads to no inode"))
+        self.state
+            .nodes
+            .get_mut(inode.0)
+            .ok_or(CannotApply::Inconsistent("an entry leads to no inode"))
     }
 
     fn attr_reply(&self, inode: Inode) -> Result<Reply, Stop> {
@@ -145,7 +187,16 @@ impl Context<'_> {
 }
 
 fn begin_epoch(state: &mut State, index: u64, command: &Command) -> Result<(), CannotApply> {
-    let Command::Epoch { cluster, at_ns, default_goal, lease_ms, root_mode, root_uid, root_gid } = command else {
+    let Command::Epoch {
+        cluster,
+        at_ns,
+        default_goal,
+        lease_ms,
+        root_mode,
+        root_uid,
+        root_gid,
+    } = command
+    else {
         return Err(CannotApply::NoEpoch);
     };
     match state.header.cluster {
@@ -190,7 +241,13 @@ fn register_server(
     address: &str,
     disks: &[DiskId],
 ) -> Result<(), CannotApply> {
-    state.servers.insert(server, Server { label: label.to_owned(), address: address.to_owned() });
+    state.servers.insert(
+        server,
+        Server {
+            label: label.to_owned(),
+            address: address.to_owned(),
+        },
+    );
     for id in disks {
         match state.disk_numbers.get(id) {
             Some(number) => {
@@ -201,7 +258,11 @@ fn register_server(
             None => {
                 let number = u16::try_from(state.disks.len())
                     .map_err(|_| CannotApply::Inconsistent("more disks than can be numbered"))?;
-                state.disks.push(Disk { id: *id, server, in_service: true });
+                state.disks.push(Disk {
+                    id: *id,
+                    server,
+                    in_service: true,
+                });
                 state.disk_numbers.insert(*id, number);
             }
         }
@@ -210,7 +271,11 @@ fn register_server(
 }
 
 fn disk_number(state: &State, disk: DiskId) -> Result<u16, CannotApply> {
-    state.disk_numbers.get(&disk).copied().ok_or(CannotApply::UnknownDisk(disk))
+    state
+        .disk_numbers
+        .get(&disk)
+        .copied()
+        .ok_or(CannotApply::UnknownDisk(disk))
 }
 
 /// A version is drawn by the master whose epoch record is the latest; one of an earlier epoch is a late order of an

@@ -26,7 +26,11 @@ impl State {
     pub(super) fn live_directory(&self, inode: Inode) -> Result<&Directory, FsError> {
         let node = self.node(inode)?;
         let directory = node.directory().ok_or(FsError::NotDirectory)?;
-        if node.nlink == 0 { Err(FsError::NotFound) } else { Ok(directory) }
+        if node.nlink == 0 {
+            Err(FsError::NotFound)
+        } else {
+            Ok(directory)
+        }
     }
 
     /// `inode` is `top` or lies below it.
@@ -62,7 +66,10 @@ impl Context<'_> {
             None => directory.remove(name),
         };
         *nlink = nlink.saturating_add_signed(links);
-        self.effects.push(Effect::EntryChanged { parent, name: name.to_vec() });
+        self.effects.push(Effect::EntryChanged {
+            parent,
+            name: name.to_vec(),
+        });
         self.changed(parent, true);
         Ok(())
     }
@@ -131,7 +138,11 @@ impl Context<'_> {
             Some(grant) => Some(self.create_chunk(inode, 0, grant)?),
             None => None,
         };
-        Ok(Reply::Created { attr: self.state.getattr(inode)?, existed: false, chunk })
+        Ok(Reply::Created {
+            attr: self.state.getattr(inode)?,
+            existed: false,
+            chunk,
+        })
     }
 
     fn open_existing(&mut self, inode: Inode, existing: Existing) -> Result<Reply, Stop> {
@@ -140,12 +151,19 @@ impl Context<'_> {
             (Existing::Refuse, _) | (_, Kind::Symlink) => return Err(FsError::Exists.into()),
             (_, Kind::Directory) => return Err(FsError::IsDirectory.into()),
             (Existing::OpenTruncated, Kind::Regular) => {
-                let set = SetAttr { size: Some(0), ..SetAttr::default() };
+                let set = SetAttr {
+                    size: Some(0),
+                    ..SetAttr::default()
+                };
                 self.set_attr(inode, &set, None)?;
             }
             _ => {}
         }
-        Ok(Reply::Created { attr: self.state.getattr(inode)?, existed: true, chunk: None })
+        Ok(Reply::Created {
+            attr: self.state.getattr(inode)?,
+            existed: true,
+            chunk: None,
+        })
     }
 
     pub(super) fn link(&mut self, inode: Inode, parent: Inode, name: &[u8]) -> Result<Reply, Stop> {
@@ -204,7 +222,14 @@ impl Context<'_> {
     }
 
     pub(super) fn rename(&mut self, rename: &Rename) -> Result<Reply, Stop> {
-        let Rename { parent, name, new_parent, new_name, mode, removed } = rename;
+        let Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            mode,
+            removed,
+        } = rename;
         check_name(name)?;
         check_name(new_name)?;
         let inode = self.entry(*parent, name)?;
@@ -296,7 +321,11 @@ impl Context<'_> {
             if size > FILE_SIZE_BYTES_MAX {
                 return Err(FsError::TooLarge.into());
             }
-            if self.state.cut_needed(inode, size).is_some_and(|(handle, _)| Some(handle) != cut) {
+            if self
+                .state
+                .cut_needed(inode, size)
+                .is_some_and(|(handle, _)| Some(handle) != cut)
+            {
                 return Err(FsError::CutNeeded.into());
             }
             self.resize(inode, size)?;
@@ -335,7 +364,11 @@ impl Context<'_> {
 
     /// Sets the length; chunks wholly beyond it go.
     fn resize(&mut self, inode: Inode, size: u64) -> Result<(), Stop> {
-        let first_beyond = if size.is_multiple_of(CHUNK_SIZE_BYTES) { chunk_index(size) } else { chunk_index(size) + 1 };
+        let first_beyond = if size.is_multiple_of(CHUNK_SIZE_BYTES) {
+            chunk_index(size)
+        } else {
+            chunk_index(size) + 1
+        };
         let old = self.state.node(inode)?.size;
         self.count_resize(inode, old, size);
         let node = self.node_mut(inode)?;
@@ -347,7 +380,13 @@ impl Context<'_> {
         self.drop_chunks(dropped)
     }
 
-    pub(super) fn set_xattr(&mut self, inode: Inode, name: &[u8], value: &[u8], mode: XattrMode) -> Result<Reply, Stop> {
+    pub(super) fn set_xattr(
+        &mut self,
+        inode: Inode,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<Reply, Stop> {
         if name.is_empty() || name.contains(&0) {
             return Err(FsError::InvalidName.into());
         }
@@ -364,7 +403,11 @@ impl Context<'_> {
             (XattrMode::Replace, None) => return Err(FsError::NoXattr.into()),
             _ => {}
         }
-        let total: usize = all.into_iter().flat_map(|all| all.iter()).map(|(n, v)| n.len() + v.len()).sum();
+        let total: usize = all
+            .into_iter()
+            .flat_map(|all| all.iter())
+            .map(|(n, v)| n.len() + v.len())
+            .sum();
         let total = total - old.map_or(0, |old| old + name.len()) + name.len() + value.len();
         if total > XATTR_TOTAL_BYTES_MAX {
             return Err(FsError::XattrsFull.into());
@@ -413,7 +456,10 @@ impl Context<'_> {
 
     /// Grants name disks that are registered, each once, and a version of this epoch.
     pub(super) fn check_members(&self, members: &[cairn_types::DiskId]) -> Result<crate::chunk::Members, CannotApply> {
-        let numbers: Vec<u16> = members.iter().map(|disk| disk_number(self.state, *disk)).collect::<Result<_, _>>()?;
+        let numbers: Vec<u16> = members
+            .iter()
+            .map(|disk| disk_number(self.state, *disk))
+            .collect::<Result<_, _>>()?;
         let twice = numbers.iter().enumerate().any(|(i, n)| numbers[..i].contains(n));
         if twice || numbers.is_empty() {
             return Err(CannotApply::BadMembers);

@@ -45,8 +45,13 @@ impl Context<'_> {
         self.count(&node, -1);
         if regular && removed.trash_keep_ns > 0 {
             let expires_ns = at_ns.saturating_add(removed.trash_keep_ns);
-            let entry =
-                TrashEntry { deleted_ns: at_ns, expires_ns, parent, name: name.into(), path: path.into() };
+            let entry = TrashEntry {
+                deleted_ns: at_ns,
+                expires_ns,
+                parent,
+                name: name.into(),
+                path: path.into(),
+            };
             self.state.trash.insert(inode, Arc::new(entry));
             self.state.trash_by_expiry.insert((expires_ns, inode));
             self.state.header.trash_bytes += size;
@@ -79,7 +84,11 @@ impl Context<'_> {
     }
 
     fn free(&mut self, inode: Inode) -> Result<(), Stop> {
-        let node = self.state.nodes.remove(inode.0).ok_or(CannotApply::Inconsistent("an inode freed twice"))?;
+        let node = self
+            .state
+            .nodes
+            .remove(inode.0)
+            .ok_or(CannotApply::Inconsistent("an inode freed twice"))?;
         if let Body::Regular(mut chunks) = node.body {
             self.drop_chunks(chunks.split_off(0))?;
         }
