@@ -1,0 +1,104 @@
+//! Seeds and logs: how a failure is told, and how to see it again.
+use std::sync::{Arc, Mutex, PoisonError};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+/// `CAIRN_SEED=n` runs that seed alone, with its log on standard error.
+pub fn seeds(all: std::ops::Range<u64>) -> Vec<u64> {
+    match the_seed() {
+        Some(seed) => vec![seed],
+        None => all.collect(),
+    }
+}
+
+fn the_seed() -> Option<u64> {
+    std::env::var("CAIRN_SEED").ok()?.parse().ok()
+}
+
+/// Runs one seed; a failure, also a panic, says which it was. ERROR events in the log fail it too, but those that
+/// contain one of `allowed`: ERROR means that a person must look.
+pub fn with_seed<T>(seed: u64, allowed: &[&str], scenario: impl FnOnce(u64) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let errors = Errors::default();
+    let result = {
+        let _log = start_log(&errors);
+        let told = TellSeed(seed);
+        let result = scenario(seed);
+        std::mem::forget(told);
+        result
+    };
+    let result = result.and_then(|value| {
+        let errors = errors.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unexpected = errors.iter().find(|e| !allowed.iter().any(|part| e.contains(part)));
+        match unexpected {
+            Some(e) => Err(anyhow::anyhow!("unexpected ERROR in the log: {e}")),
+            None => Ok(value),
+        }
+    });
+    result.map_err(|e| e.context(format!("seed {seed}: CAIRN_SEED={seed} replays it")))
+}
+
+struct TellSeed(u64);
+
+impl Drop for TellSeed {
+    fn drop(&mut self) {
+        eprintln!("seed {}: CAIRN_SEED={} replays it", self.0, self.0);
+    }
+}
+
+fn start_log(errors: &Errors) -> tracing::subscriber::DefaultGuard {
+    let registry = tracing_subscriber::registry().with(errors.clone());
+    if the_seed().is_some() {
+        let level = std::env::var("CAIRN_LOG")
+            .unwrap_or_else(|_| "debug,h2=off,tonic=off,hyper=off,tower=off,turmoil=info".into());
+        let shown = tracing_subscriber::fmt::layer()
+            .with_timer(SimulatedTime)
+            .with_writer(std::io::stderr)
+            .with_filter(tracing_subscriber::EnvFilter::new(level));
+        tracing::subscriber::set_default(registry.with(shown))
+    } else {
+        tracing::subscriber::set_default(registry)
+    }
+}
+
+struct SimulatedTime;
+
+impl tracing_subscriber::fmt::time::FormatTime for SimulatedTime {
+    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        match turmoil::sim_elapsed() {
+            Some(t) => write!(w, "{:10.3}", t.as_secs_f64()),
+            None => write!(w, "         -"),
+        }
+    }
+}
+
+/// ERROR events seen.
+#[derive(Clone, Default)]
+struct Errors(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber> Layer<S> for Errors {
+    fn enabled(&self, _: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
+        true
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() == Level::ERROR {
+            let mut text = Text(format!("{}:", event.metadata().target()));
+            event.record(&mut text);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.0);
+        }
+    }
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        use std::fmt::Write;
+        // writing to a string does not fail
+        let _ = match field.name() {
+            "message" => write!(self.0, " {value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+    }
+}
