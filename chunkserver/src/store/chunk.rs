@@ -1,12 +1,33 @@
-//! One replica.
+//! One replica, and every operation on it.
+//!
+//! A change goes to the file in this order: head with an intent that names the blocks, data, table, head with the new
+//! length and without the intent. A process killed anywhere in it leaves either an intent, so that the next open gives
+//! those blocks the checksums of what they hold and cuts the file at the length, or nothing to do. Nothing is
+//! acknowledged before the last of these writes.
+//!
+//! The lock of a chunk (`Slot::core`) is held for writing through a change, for reading through a read, and not at all
+//! through a sync.
 use super::Result;
+use super::crc::{self, Overwrite};
 use super::disk::Inner;
-use super::error::Damage;
-use super::format::{ChunkMeta, State};
+use super::error::{Damage, HeaderFault, StoreError};
+use super::file::{ChunkFile, judge, read_head};
+use super::format::{
+    ChunkMeta, DATA_OFFSET, Intent, SECTOR_BYTES, State, Status, TABLE_OFFSET, block_count, block_len, chunk_path,
+    decode_table,
+};
+use super::locked;
+use super::recover::Found;
+use super::scrub::mismatches;
 use bytes::Bytes;
+use cairn_io::Boot;
+use cairn_types::layout::{BLOCK_SIZE_BYTES, BLOCKS_PER_CHUNK, CHUNK_SIZE_BYTES, block_pieces};
 use cairn_types::{ChunkHandle, DiskId, Version};
 use std::fmt;
-use std::sync::Arc;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 /// The state and version that an operation asks of a replica; it is compared under the chunk's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +62,7 @@ impl fmt::Display for At {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkInfo {
     pub handle: ChunkHandle,
-    /// `Version::ZERO` where the header is damaged: unknown.
+    /// `Version::ZERO` where the header was damaged when the disk was opened: unknown.
     pub version: Version,
     pub state: State,
     pub length: u64,
@@ -49,7 +70,7 @@ pub struct ChunkInfo {
     pub suspect: bool,
     /// Every write is on stable storage, as far as is known.
     pub synced: bool,
-    /// What reads and scrubs have found; none is `Damage::is_none`.
+    /// What reads and scrubs have found; nothing if `Damage::is_none`.
     pub damage: Damage,
 }
 
@@ -69,39 +90,185 @@ pub struct Table {
     pub crcs: Vec<u32>,
 }
 
-/// What a step of a scrub found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
-    /// None if all is well; of a suspect chunk, blocks may differ without anything having rotted.
-    pub damage: Damage,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Where the next step goes on; none when the chunk has been seen to its end.
-    pub next_block: Option<u32>,
-}
-
 /// A replica on a disk. Cheap to clone; operations of any clones take turns where they must.
 #[derive(Clone)]
 pub struct Chunk {
     pub(super) disk: Arc<Inner>,
+    pub(super) slot: Arc<Slot>,
+}
+
+pub(super) struct Slot {
+    handle: ChunkHandle,
+    core: RwLock<Core>,
+    damage: Mutex<Option<Box<Damage>>>,
+}
+
+pub(super) struct Core {
+    /// What the header says, or should say if `header_stale`.
+    pub status: Status,
+    pub removed: bool,
+    /// False if the header could not be believed when the disk was opened: `status` is made up.
+    known: bool,
+    header_stale: bool,
+    /// A suspect whose checksums have been computed anew.
+    recomputed: bool,
+    dir_synced: bool,
+    /// Changes begun, and how many of them the last sync covered.
+    changes: u64,
+    synced: u64,
+    last_change: Boot,
+    /// Kept open while there are unsynced changes.
+    file: Option<Arc<ChunkFile>>,
+}
+
+impl Core {
+    pub fn new(status: Status, now: Boot) -> Self {
+        Self {
+            status,
+            removed: false,
+            known: true,
+            header_stale: false,
+            recomputed: false,
+            dir_synced: false,
+            changes: 0,
+            synced: 0,
+            last_change: now,
+            file: None,
+        }
+    }
+
+    pub fn found(found: Found, now: Boot) -> (Self, Damage) {
+        let core = Self {
+            known: found.damage.header.is_none(),
+            header_stale: found.header_stale,
+            dir_synced: !found.unsynced,
+            changes: u64::from(found.unsynced),
+            ..Self::new(found.status, now)
+        };
+        (core, found.damage)
+    }
+
+    pub fn created(&mut self, file: Arc<ChunkFile>) {
+        self.changes = 1;
+        self.file = Some(file);
+    }
+
+    pub fn remove(&mut self) {
+        self.removed = true;
+        self.file = None;
+    }
+
+    pub fn status_known(&self) -> bool {
+        self.known
+    }
+
+    pub fn present(&self, handle: ChunkHandle) -> Result<()> {
+        if self.removed {
+            return Err(StoreError::NotFound { handle });
+        }
+        Ok(())
+    }
+
+    fn all_synced(&self) -> bool {
+        self.changes == self.synced && self.dir_synced
+    }
+}
+
+impl Slot {
+    pub fn new(handle: ChunkHandle, core: Core, damage: Damage) -> Arc<Self> {
+        Arc::new(Self {
+            handle,
+            core: RwLock::new(core),
+            damage: Mutex::new((!damage.is_none()).then(|| Box::new(damage))),
+        })
+    }
+
+    pub fn info(&self) -> ChunkInfo {
+        // a panic in the middle of a change has made the disk refuse everything; this still describes the chunk
+        let core = self.core.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Status {
+            version,
+            state,
+            length,
+            suspect,
+            ..
+        } = core.status;
+        ChunkInfo {
+            handle: self.handle,
+            version,
+            state,
+            length,
+            suspect,
+            synced: core.all_synced() || core.status.clean,
+            damage: self.damage(),
+        }
+    }
+
+    /// What the index may say of the chunk; nothing if the header is not to be relied on.
+    pub fn status(&self) -> Option<Status> {
+        let core = self.core.read().ok()?;
+        (!core.removed && core.known && !core.header_stale && self.damage().header.is_none()).then_some(core.status)
+    }
+
+    fn damage(&self) -> Damage {
+        locked(&self.damage).as_deref().cloned().unwrap_or_default()
+    }
+
+    pub fn note(&self, damage: &Damage) {
+        if !damage.is_none() {
+            locked(&self.damage).get_or_insert_default().merge(damage);
+        }
+    }
+
+    /// These blocks have just been looked at, or written anew: what was known of them before no longer counts.
+    pub fn seen(&self, blocks: Range<u32>, damage: &Damage) {
+        if let Some(known) = locked(&self.damage).as_mut() {
+            known.blocks.retain(|b| !blocks.contains(b));
+        }
+        self.note(damage);
+    }
+
+    fn set_damage(&self, damage: Damage) {
+        *locked(&self.damage) = (!damage.is_none()).then(|| Box::new(damage));
+    }
+}
+
+impl Inner {
+    /// A panic while a chunk was being changed leaves it in a state that nobody knows: the disk is opened anew.
+    pub fn write_core<'a>(&self, slot: &'a Slot) -> Result<RwLockWriteGuard<'a, Core>> {
+        slot.core
+            .write()
+            .map_err(|_| self.sync_failed(&io::Error::other("a change to a chunk panicked")))
+    }
+    pub fn read_core<'a>(&self, slot: &'a Slot) -> Result<RwLockReadGuard<'a, Core>> {
+        slot.core
+            .read()
+            .map_err(|_| self.sync_failed(&io::Error::other("a change to a chunk panicked")))
+    }
 }
 
 impl Chunk {
     pub fn handle(&self) -> ChunkHandle {
-        todo!()
+        self.slot.handle
     }
+
     pub fn disk_id(&self) -> DiskId {
-        todo!()
+        self.disk.stamp.disk
     }
+
     pub fn info(&self) -> ChunkInfo {
-        todo!()
+        self.slot.info()
     }
+
     /// What its header says of the file that it is a part of.
     ///
     /// # Errors
-    /// `NotFound` (unlinked meanwhile), `Corrupt`, `DiskFailed`.
+    /// `NotFound` (unlinked meanwhile), `Corrupt`, `DiskFailed`, `TooManyFiles`.
     pub fn meta(&self) -> Result<ChunkMeta> {
-        todo!()
+        self.disk.readable()?;
+        let core = self.disk.read_core(&self.slot)?;
+        core.present(self.handle())?;
+        Ok(self.file(&core)?.meta.clone())
     }
 
     /// Writes `data` at `offset`, with one checksum for each piece of it that lies in one block. All pieces are checked
@@ -109,105 +276,664 @@ impl Chunk {
     /// A gap between the old length and `offset` becomes zeros.
     ///
     /// # Errors
-    /// `BadPiece`, `BadRange`, `WrongVersion`, `Corrupt` (header), `NoSpace`, `ReadOnly`, `DiskFailed`, `NotFound`. After
-    /// `NoSpace` length and table are as before; bytes below the old length that were to be overwritten may be old or
-    /// new.
+    /// `BadPiece`, `BadRange`, `WrongVersion`, `Corrupt`, `NoSpace`, `ReadOnly`, `DiskFailed`, `NotFound`,
+    /// `TooManyFiles`. After `NoSpace` length and table are as before; bytes below the old length that were to be
+    /// overwritten may be old or new.
     pub fn write(&self, at: At, offset: u64, data: &[u8], crcs: &[u32]) -> Result<u64> {
-        let _ = (at, offset, data, crcs);
-        todo!()
+        let handle = self.handle();
+        let len = data.len() as u64;
+        let fits = offset.checked_add(len).is_some_and(|end| end <= CHUNK_SIZE_BYTES);
+        if !fits || block_pieces(offset, len).count() != crcs.len() {
+            return Err(bad_range(offset, len, crcs.len()));
+        }
+        let wrong = block_pieces(offset, len)
+            .zip(crcs)
+            .position(|((piece_at, piece_len), expected)| {
+                let from = (piece_at - offset) as usize;
+                crc::crc(&data[from..from + piece_len as usize]) != *expected
+            });
+        if let Some(piece) = wrong {
+            return Err(StoreError::BadPiece { handle, piece });
+        }
+        self.disk.writable()?;
+        let mut core = self.disk.write_core(&self.slot)?;
+        self.expect(&core, at)?;
+        if data.is_empty() {
+            return Ok(core.status.length);
+        }
+        let file = self.file(&core)?;
+        let end = offset + len;
+        let (first, entries) = self.entries_after(&core, &file, offset, len, crcs)?;
+        let length = core.status.length.max(end);
+        let intent = Intent {
+            first_block: first,
+            blocks: entries.len() as u32,
+        };
+        self.change(&mut core, &file, intent, length, |file| {
+            file.write_data(data, offset)?;
+            file.write_table(first, &entries)
+        })?;
+        drop(core);
+        // what was whole overwritten is good again
+        let whole = offset.div_ceil(BLOCK_SIZE_BYTES) as u32..block_index_down(end, length);
+        self.slot.seen(whole, &Damage::default());
+        self.disk.bound_unsynced(handle)?;
+        Ok(length)
     }
 
-    /// Grows the chunk to `length` with zeros, reading and writing no data; a smaller one changes nothing.
+    /// Grows the chunk to `length` with zeros, reading and writing no data; a smaller one changes nothing. The length.
     ///
     /// # Errors
     /// As [`Chunk::write`].
     pub fn grow(&self, at: At, length: u64) -> Result<u64> {
-        let _ = (at, length);
-        todo!()
+        if length > CHUNK_SIZE_BYTES {
+            return Err(bad_range(length, 0, 0));
+        }
+        self.disk.writable()?;
+        let mut core = self.disk.write_core(&self.slot)?;
+        self.expect(&core, at)?;
+        if length <= core.status.length {
+            return Ok(core.status.length);
+        }
+        let file = self.file(&core)?;
+        let (first, entries) = self.entries_after(&core, &file, length, 0, &[])?;
+        let intent = Intent {
+            first_block: first,
+            blocks: entries.len() as u32,
+        };
+        self.change(&mut core, &file, intent, length, |file| {
+            file.file.set_len(DATA_OFFSET + length)?;
+            file.write_table(first, &entries)
+        })?;
+        drop(core);
+        self.disk.bound_unsynced(self.handle())?;
+        Ok(length)
     }
 
-    /// Cuts the chunk at `length` (protocol R13), while fenced at `version` or joining; a larger one changes nothing. If
-    /// the block that is cut through was bad, it stays detectably bad.
+    /// Cuts the chunk at `length` (protocol R13) while it is fenced or joining; a larger one changes nothing. If the
+    /// block that is cut through was bad, it stays detectably bad.
     ///
     /// # Errors
-    /// As [`Chunk::write`].
+    /// As [`Chunk::write`]; `WrongVersion` for an installed one.
     pub fn truncate(&self, at: At, length: u64) -> Result<()> {
-        let _ = (at, length);
-        todo!()
+        self.disk.writable()?;
+        let mut core = self.disk.write_core(&self.slot)?;
+        self.expect(&core, at)?;
+        if core.status.state == State::Installed {
+            return Err(self.wrong_version(&core, At::Fenced(at.version())));
+        }
+        let old_length = core.status.length;
+        if length >= old_length {
+            return Ok(());
+        }
+        let file = self.file(&core)?;
+        let first = (length / BLOCK_SIZE_BYTES) as u32;
+        let blocks = block_count(old_length) - first;
+        let mut entries = vec![0; blocks as usize];
+        let mut damage = Damage::default();
+        let kept = length % BLOCK_SIZE_BYTES;
+        if kept > 0 {
+            let before = self.table_entries(&file, first, 1)?[0];
+            let mut block = vec![0; block_len(first, old_length) as usize];
+            let sound =
+                file.read_data(&mut block, u64::from(first) * BLOCK_SIZE_BYTES).is_ok() && crc::crc(&block) == before;
+            let kept_crc = crc::crc(&block[..kept as usize]);
+            // the part that goes may hold what was wrong, but nobody can tell
+            entries[0] = if sound { kept_crc } else { !kept_crc };
+            damage = Damage::of_blocks((!sound).then_some(first));
+        }
+        let intent = Intent {
+            first_block: first,
+            blocks,
+        };
+        // Here the head goes first with the new length: a kill after it must not leave a length beyond the file.
+        core.status.length = length;
+        self.change(&mut core, &file, intent, length, |file| {
+            file.write_table(first, &entries)?;
+            file.cut(length)
+        })?;
+        self.slot.seen(first..BLOCKS_PER_CHUNK as u32, &damage);
+        Ok(())
     }
 
     /// Reads up to `len` bytes at `offset`, fewer where the chunk ends. A piece that is all that its block holds
     /// comes with the stored checksum and is not checked here unless `verify`; any other piece is checked as part of its
-    /// block and comes with its own.
+    /// block and comes with its own. Header and table are looked at on the disk each time.
     ///
     /// # Errors
-    /// `WrongVersion`, `Corrupt`, `BadRange`, `DiskFailed`, `NotFound`.
+    /// `WrongVersion`, `Corrupt`, `BadRange`, `DiskFailed`, `NotFound`, `TooManyFiles`.
     pub fn read(&self, at: At, offset: u64, len: u64, verify: bool) -> Result<Pieces> {
-        let _ = (at, offset, len, verify);
-        todo!()
+        if offset > CHUNK_SIZE_BYTES || len > CHUNK_SIZE_BYTES {
+            return Err(bad_range(offset, len, 0));
+        }
+        self.disk.readable()?;
+        let core = self.disk.read_core(&self.slot)?;
+        self.expect(&core, at)?;
+        let file = self.file(&core)?;
+        let length = core.status.length;
+        let end = (offset + len).min(length);
+        let first = (offset / BLOCK_SIZE_BYTES) as u32;
+        if offset >= end {
+            self.check_head(&core, &file, 0)?;
+            return Ok(Pieces {
+                data: Bytes::new(),
+                crcs: vec![],
+                length,
+            });
+        }
+        let after = end.div_ceil(BLOCK_SIZE_BYTES) as u32;
+        let table = self.check_head(&core, &file, after)?;
+        let stored = &table[first as usize..];
+        // whole blocks are read, so that those at the edges can be checked
+        let start = u64::from(first) * BLOCK_SIZE_BYTES;
+        let stop = length.min(u64::from(after) * BLOCK_SIZE_BYTES);
+        let mut data = vec![0; (stop - start) as usize];
+        if let Err(e) = file.read_data(&mut data, start) {
+            let (_, unreadable) = file.hash_blocks(first, after - first, length, &mut data);
+            tracing::error!(chunk = %self.handle(), disk = %self.disk_id(), error = %e, blocks = ?unreadable, "cannot be read");
+            return Err(self.corrupt(Damage::of_blocks(unreadable)));
+        }
+        let partial = |block: u32| {
+            let from = u64::from(block) * BLOCK_SIZE_BYTES;
+            from < offset || from + block_len(block, length) > end
+        };
+        let bad: Vec<u32> = if verify {
+            mismatches(&data, first, length, stored)
+        } else {
+            let mut edges = vec![first];
+            edges.extend((after - 1 > first).then_some(after - 1));
+            let bad = edges.into_iter().filter(|&block| {
+                let from = ((block - first) as usize) * BLOCK_SIZE_BYTES as usize;
+                let bytes = &data[from..from + block_len(block, length) as usize];
+                partial(block) && crc::crc(bytes) != stored[(block - first) as usize]
+            });
+            bad.collect()
+        };
+        if !bad.is_empty() {
+            return Err(self.corrupt(Damage::of_blocks(bad)));
+        }
+        let data = Bytes::from(data).slice((offset - start) as usize..(end - start) as usize);
+        let crcs = block_pieces(offset, end - offset)
+            .map(|(piece_at, piece_len)| {
+                let block = (piece_at / BLOCK_SIZE_BYTES) as u32;
+                if !partial(block) {
+                    return stored[(block - first) as usize];
+                }
+                let from = (piece_at - offset) as usize;
+                crc::crc(&data[from..from + piece_len as usize])
+            })
+            .collect();
+        Ok(Pieces { data, crcs, length })
     }
 
     /// Returns when all that was written before the call is on stable storage.
     ///
     /// # Errors
-    /// `DiskFailed`, `ReadOnly`, `NotFound`.
+    /// `DiskFailed`, `ReadOnly`, `NotFound`, `Corrupt` (header), `TooManyFiles`.
     pub fn sync(&self) -> Result<()> {
-        todo!()
+        self.disk.writable()?;
+        self.sync_changes()
+    }
+
+    fn sync_changes(&self) -> Result<()> {
+        let handle = self.handle();
+        let (file, changes, mark, dir_synced, header_stale) = {
+            let core = self.disk.read_core(&self.slot)?;
+            core.present(handle)?;
+            if core.all_synced() {
+                return Ok(());
+            }
+            let file = self.file(&core)?;
+            (file, core.changes, core.status.mark, core.dir_synced, core.header_stale)
+        };
+        file.file.sync_data().map_err(|e| self.disk.sync_failed(&e))?;
+        if !dir_synced {
+            self.disk.sync_dir_of(handle)?;
+        }
+        let mut core = self.disk.write_core(&self.slot)?;
+        core.synced = core.synced.max(changes);
+        core.dir_synced = true;
+        if core.synced == core.changes {
+            core.file = None;
+            self.disk.note_synced(handle);
+        }
+        drop(core);
+        if !header_stale {
+            // each change put a header without a mark into the file before its data
+            self.disk.log.forget(handle, mark);
+        }
+        Ok(())
     }
 
     /// Raises the version and fences, durably (protocol R2); it waits for the write that is under way. Fencing again at
     /// the same version is no error while it has not been installed at it. Everything written before is durable, too.
     ///
     /// # Errors
-    /// `Superseded`, `Corrupt` (header), `ReadOnly`, `DiskFailed`, `NotFound`.
+    /// `Superseded`, `Corrupt` (header), `ReadOnly`, `DiskFailed`, `NotFound`, `TooManyFiles`.
     pub fn fence(&self, version: Version) -> Result<ChunkInfo> {
-        let _ = version;
-        todo!()
+        self.disk.writable()?;
+        let handle = self.handle();
+        let mut core = self.disk.write_core(&self.slot)?;
+        core.present(handle)?;
+        if !core.known {
+            return Err(self.corrupt(Damage::default()));
+        }
+        let Status {
+            version: has, state, ..
+        } = core.status;
+        if version < has || (version == has && state == State::Installed) {
+            return Err(StoreError::Superseded {
+                handle,
+                state,
+                version: has,
+                ordered: version,
+            });
+        }
+        let status = Status {
+            version,
+            state: State::Fenced,
+            ..core.status
+        };
+        self.set_status(&mut core, status)?;
+        drop(core);
+        Ok(self.info())
     }
 
     /// From fenced at `version` to installed, durably and once (protocol R5); clears suspect. False if it was installed
     /// at it already: nothing happened.
     ///
     /// # Errors
-    /// `WrongVersion`, `StillSuspect`, `ReadOnly`, `DiskFailed`, `NotFound`, `Corrupt` (header).
+    /// `WrongVersion`, `StillSuspect`, `ReadOnly`, `DiskFailed`, `NotFound`, `Corrupt` (header), `TooManyFiles`.
     pub fn install(&self, version: Version) -> Result<bool> {
-        let _ = version;
-        todo!()
+        self.disk.writable()?;
+        let mut core = self.disk.write_core(&self.slot)?;
+        if self.expect(&core, At::Installed(version)).is_ok() {
+            return Ok(false);
+        }
+        self.expect(&core, At::Fenced(version))?;
+        if core.status.suspect && !core.recomputed {
+            return Err(StoreError::StillSuspect { handle: self.handle() });
+        }
+        let status = Status {
+            state: State::Installed,
+            suspect: false,
+            ..core.status
+        };
+        self.set_status(&mut core, status)?;
+        core.recomputed = false;
+        Ok(true)
     }
 
     /// Length and stored checksums, for comparing (protocol R4). A suspect that is fenced computes them anew first, once.
     ///
     /// # Errors
-    /// `WrongVersion`, `Corrupt` (header or table), `DiskFailed`, `NotFound`.
+    /// `WrongVersion`, `Corrupt` (header or table), `DiskFailed`, `NotFound`, `TooManyFiles`; of a suspect also
+    /// `ReadOnly`, `NoSpace`.
     pub fn table(&self, at: At) -> Result<Table> {
-        let _ = at;
-        todo!()
+        self.disk.readable()?;
+        let core = self.disk.read_core(&self.slot)?;
+        self.expect(&core, at)?;
+        if let At::Fenced(version) = at
+            && core.status.suspect
+            && !core.recomputed
+        {
+            drop(core);
+            return self.recompute_table(version);
+        }
+        let file = self.file(&core)?;
+        let length = core.status.length;
+        let mut crcs = self.check_head(&core, &file, block_count(length))?;
+        crcs.truncate(block_count(length) as usize);
+        Ok(Table { length, crcs })
     }
 
     /// Computes all checksums anew from the data and stores them: for suspects, and for what an operator gives up. Only
-    /// while fenced at `version`; it takes what is on the disk as right.
+    /// while fenced at `version`; it takes what is on the disk as right. Blocks that cannot be read get a checksum that
+    /// they do not match.
     ///
     /// # Errors
-    /// As [`Chunk::table`], `NoSpace`, `ReadOnly`.
+    /// As [`Chunk::table`].
     pub fn recompute_table(&self, version: Version) -> Result<Table> {
-        let _ = version;
-        todo!()
+        self.disk.writable()?;
+        let mut core = self.disk.write_core(&self.slot)?;
+        self.expect(&core, At::Fenced(version))?;
+        let file = self.file(&core)?;
+        self.begin(&mut core, &file, Intent::WHOLE)?;
+        let status = core.status;
+        match file.repair(&status, Intent::WHOLE) {
+            Ok(unreadable) => self.slot.set_damage(Damage::of_blocks(unreadable)),
+            Err(e) => {
+                core.header_stale = true;
+                return Err(self.disk.sync_failed(&e));
+            }
+        }
+        core.recomputed = true;
+        drop(core);
+        self.table(At::Fenced(version))
     }
 
-    /// A step of a scrub: with `first_block` 0 header and table, then up to 1 MiB of blocks from `first_block`.
-    ///
-    /// # Errors
-    /// `DiskFailed`, `NotFound`.
-    pub fn verify_step(&self, first_block: u32) -> Result<Verified> {
-        let _ = first_block;
-        todo!()
+    /// Marks the chunk clean if it has not been changed for `idle`, syncing it first where needed. The mark counts when
+    /// the caller has synced the file that is returned.
+    pub(super) fn mark_if_idle(&self, idle: Duration) -> Result<Option<Arc<ChunkFile>>> {
+        let now = self.disk.clock.now();
+        let busy = |core: &Core| now.since(core.last_change) < idle;
+        {
+            let core = self.disk.read_core(&self.slot)?;
+            self.sound(&core)?;
+            if core.status.clean {
+                self.disk.note_marked(self.handle());
+                return Ok(None);
+            }
+            if busy(&core) {
+                return Ok(None);
+            }
+        }
+        self.sync_changes()?;
+        let mut core = self.disk.write_core(&self.slot)?;
+        self.sound(&core)?;
+        if core.status.clean || busy(&core) || !core.all_synced() {
+            return Ok(None);
+        }
+        let file = self.file(&core)?;
+        let status = Status {
+            clean: true,
+            mark: core.status.mark + 1,
+            boot: self.disk.boot,
+            ..core.status
+        };
+        // From here on the mark may become durable at any moment, so the next change must put it into the dirty log.
+        core.status = status;
+        core.header_stale = true;
+        file.write_head(&status, None).map_err(|e| self.disk.sync_failed(&e))?;
+        core.header_stale = false;
+        self.disk.note_marked(self.handle());
+        Ok(Some(file))
     }
 
-    /// All steps at once.
-    ///
-    /// # Errors
-    /// As [`Chunk::verify_step`].
-    pub fn verify(&self) -> Result<Damage> {
-        todo!()
+    /// Before an orderly stop: synced, marked, the mark synced. What the header now says; none if it is damaged.
+    pub(super) fn settle(&self) -> Result<Option<Status>> {
+        let marked = match self.mark_if_idle(Duration::ZERO) {
+            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => return Ok(None),
+            other => other?,
+        };
+        if let Some(file) = marked {
+            file.file.sync_data().map_err(|e| self.disk.sync_failed(&e))?;
+        }
+        Ok(self.slot.status().filter(|s| s.clean))
     }
+
+    /// The table entries of every block that changes when `len` bytes with these checksums are written at `offset`; with
+    /// none, when the chunk grows to `offset`. Reads the bytes that are replaced in part of a block, and nothing else.
+    fn entries_after(
+        &self,
+        core: &Core,
+        file: &ChunkFile,
+        offset: u64,
+        len: u64,
+        crcs: &[u32],
+    ) -> Result<(u32, Vec<u32>)> {
+        let length = core.status.length;
+        let end = offset + len;
+        let new_length = length.max(end);
+        let first_piece = (offset / BLOCK_SIZE_BYTES) as u32;
+        let first = (offset.min(length) / BLOCK_SIZE_BYTES) as u32;
+        let count = block_count(end) - first;
+        let edit = |block: u32| {
+            let at = (u64::from(block) * BLOCK_SIZE_BYTES).max(offset);
+            let piece = block.checked_sub(first_piece).and_then(|i| crcs.get(i as usize));
+            piece.map(|&new_crc| Overwrite {
+                block_len: block_len(block, length),
+                block_crc: 0,
+                at: at % BLOCK_SIZE_BYTES,
+                len: end.min(u64::from(block + 1) * BLOCK_SIZE_BYTES) - at,
+                new_crc,
+                replaced_crc: 0,
+            })
+        };
+        // what a block held so far counts unless it is wholly replaced
+        let old_counts = |block: u32| block_len(block, length) > 0 && edit(block).is_none_or(|o| !o.covers());
+        let old = if old_counts(first) || old_counts(first + count - 1) {
+            self.table_entries(file, first, count)?
+        } else {
+            vec![]
+        };
+        let mut entries = Vec::with_capacity(count as usize);
+        for block in first..first + count {
+            let held = block_len(block, length);
+            let before = if held == 0 {
+                0
+            } else {
+                old.get((block - first) as usize).copied().unwrap_or_default()
+            };
+            let Some(mut overwrite) = edit(block) else {
+                entries.push(crc::extend_with_zeros(before, block_len(block, new_length) - held));
+                continue;
+            };
+            overwrite.block_crc = before;
+            if !overwrite.covers() && overwrite.replaced_len() > 0 {
+                let mut replaced = vec![0; overwrite.replaced_len() as usize];
+                let from = u64::from(block) * BLOCK_SIZE_BYTES + overwrite.at;
+                file.read_data(&mut replaced, from)
+                    .map_err(|_| self.corrupt(Damage::of_blocks([block])))?;
+                overwrite.replaced_crc = crc::crc(&replaced);
+            }
+            entries.push(overwrite.result());
+        }
+        Ok((first, entries))
+    }
+
+    /// One change: intent, what `write` does, then the head with the new length. If the disk is full the chunk is as it
+    /// was, with checksums of what it then holds.
+    fn change(
+        &self,
+        core: &mut Core,
+        file: &Arc<ChunkFile>,
+        intent: Intent,
+        length: u64,
+        write: impl FnOnce(&ChunkFile) -> io::Result<()>,
+    ) -> Result<()> {
+        self.begin(core, file, intent)?;
+        let status = Status { length, ..core.status };
+        let written = write(file).and_then(|()| file.write_head(&status, None));
+        match written {
+            Ok(()) => {
+                core.status = status;
+                Ok(())
+            }
+            Err(e) => {
+                let error = self.disk.failed("write", &e);
+                if matches!(error, StoreError::NoSpace { .. }) {
+                    match file.repair(&core.status, intent) {
+                        Ok(unreadable) => self.slot.note(&Damage::of_blocks(unreadable)),
+                        Err(e) => {
+                            core.header_stale = true;
+                            return Err(self.disk.sync_failed(&e));
+                        }
+                    }
+                } else {
+                    core.header_stale = true;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the chunk dirty, durably where it was clean, and leaves the intent in the file.
+    fn begin(&self, core: &mut Core, file: &Arc<ChunkFile>, intent: Intent) -> Result<()> {
+        if core.status.clean {
+            let recorded = self.disk.log.record(self.handle(), core.status.mark);
+            recorded.map_err(|e| self.disk.sync_failed(&e))?;
+        }
+        core.status.clean = false;
+        core.status.boot = self.disk.boot;
+        core.last_change = self.disk.clock.now();
+        if core.changes == core.synced {
+            self.disk.note_write(self.handle());
+        }
+        core.changes += 1;
+        core.file.get_or_insert_with(|| file.clone());
+        match file.write_head(&core.status, Some(intent)) {
+            Ok(()) => {
+                core.header_stale = false;
+                Ok(())
+            }
+            Err(e) => {
+                // the page was written when the chunk was created: it needs no space, so no error of it is benign
+                core.header_stale = true;
+                Err(self.disk.sync_failed(&e))
+            }
+        }
+    }
+
+    /// Changes version or state alone, durably, and with it all that was written before.
+    fn set_status(&self, core: &mut Core, status: Status) -> Result<()> {
+        let handle = self.handle();
+        let file = self.file(core)?;
+        core.header_stale = true;
+        let status = Status {
+            boot: self.disk.boot,
+            ..status
+        };
+        let synced = file.write_head(&status, None).and_then(|()| file.file.sync_data());
+        synced.map_err(|e| self.disk.sync_failed(&e))?;
+        if !core.dir_synced {
+            self.disk.sync_dir_of(handle)?;
+        }
+        core.status = status;
+        core.header_stale = false;
+        core.dir_synced = true;
+        core.synced = core.changes;
+        core.file = None;
+        self.disk.note_synced(handle);
+        self.disk.note_status(handle);
+        if !status.clean {
+            self.disk.log.forget(handle, status.mark);
+        }
+        Ok(())
+    }
+
+    /// Present, with a header that can be relied on.
+    fn sound(&self, core: &Core) -> Result<()> {
+        core.present(self.handle())?;
+        let damaged = locked(&self.slot.damage).as_ref().is_some_and(|d| d.header.is_some());
+        if damaged {
+            return Err(self.corrupt(Damage::default()));
+        }
+        Ok(())
+    }
+
+    fn expect(&self, core: &Core, at: At) -> Result<()> {
+        self.sound(core)?;
+        if core.status.version != at.version() || core.status.state != at.state() {
+            return Err(self.wrong_version(core, at));
+        }
+        Ok(())
+    }
+
+    fn wrong_version(&self, core: &Core, wanted: At) -> StoreError {
+        StoreError::WrongVersion {
+            handle: self.handle(),
+            state: core.status.state,
+            version: core.status.version,
+            wanted,
+        }
+    }
+
+    /// Remembers the damage; the error says all that is known.
+    fn corrupt(&self, damage: Damage) -> StoreError {
+        self.slot.note(&damage);
+        StoreError::Corrupt {
+            handle: self.handle(),
+            damage: self.slot.damage(),
+        }
+    }
+
+    fn file(&self, core: &Core) -> Result<Arc<ChunkFile>> {
+        self.file_or_fault(core)?
+            .map_err(|fault| self.corrupt(Damage::of_header(fault)))
+    }
+
+    /// The open file. One that is opened now has its header judged.
+    pub(super) fn file_or_fault(&self, core: &Core) -> Result<std::result::Result<Arc<ChunkFile>, HeaderFault>> {
+        let handle = self.handle();
+        if let Some(file) = core.file.clone().or_else(|| self.disk.cached_file(handle)) {
+            return Ok(Ok(file));
+        }
+        let owner = self.disk.owner(handle);
+        let file = match self.disk.open_path(&chunk_path(handle)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err(HeaderFault::NeverWritten)),
+            Err(e) => return Err(self.disk.failed("open a chunk of", &e)),
+        };
+        let header = match read_head(&*file, owner) {
+            Ok(Ok((header, _))) => header,
+            Ok(Err(fault)) => return Ok(Err(fault)),
+            Err(_) => return Ok(Err(HeaderFault::Unreadable)),
+        };
+        if core.known && !core.header_stale && header.status != core.status {
+            return Ok(Err(HeaderFault::Lost));
+        }
+        let meta = header.meta;
+        let file = Arc::new(ChunkFile { file, owner, meta });
+        self.disk.cache_file(handle, &file);
+        Ok(Ok(file))
+    }
+
+    fn check_head(&self, core: &Core, file: &ChunkFile, blocks: u32) -> Result<Vec<u32>> {
+        match self.read_and_judge(core, file, blocks) {
+            Ok(Some(crcs)) => Ok(crcs),
+            Ok(None) => Err(self.corrupt(Damage {
+                table: true,
+                ..Damage::default()
+            })),
+            Err(fault) => Err(self.corrupt(Damage::of_header(fault))),
+        }
+    }
+
+    /// Reads the header as it is on the disk now and the checksums of blocks up to `blocks`, in one go. No checksums if
+    /// the table is cut off.
+    pub(super) fn read_and_judge(
+        &self,
+        core: &Core,
+        file: &ChunkFile,
+        blocks: u32,
+    ) -> std::result::Result<Option<Vec<u32>>, HeaderFault> {
+        let blocks = blocks.min(BLOCKS_PER_CHUNK as u32) as usize;
+        let mut bytes = [0; DATA_OFFSET as usize];
+        let want = TABLE_OFFSET as usize + 4 * blocks;
+        let read = file
+            .file
+            .read_at(&mut bytes[..want], 0)
+            .map_err(|_| HeaderFault::Unreadable)?;
+        let (sectors, _) = bytes.as_chunks::<SECTOR_BYTES>();
+        let header = judge(&sectors[0], file.owner)?;
+        if !core.header_stale && header.status != core.status {
+            return Err(HeaderFault::Lost);
+        }
+        Ok((read == want).then(|| decode_table(&bytes[TABLE_OFFSET as usize..want])))
+    }
+
+    fn table_entries(&self, file: &ChunkFile, first: u32, count: u32) -> Result<Vec<u32>> {
+        let table = Damage {
+            table: true,
+            ..Damage::default()
+        };
+        match file.read_table(first, count) {
+            Ok(Some(crcs)) => Ok(crcs),
+            Ok(None) | Err(_) => Err(self.corrupt(table)),
+        }
+    }
+}
+
+/// The block that holds byte `end`, unless the chunk ends there: then the one after.
+fn block_index_down(end: u64, length: u64) -> u32 {
+    if end == length {
+        block_count(end)
+    } else {
+        (end / BLOCK_SIZE_BYTES) as u32
+    }
+}
+
+fn bad_range(offset: u64, len: u64, checksums: usize) -> StoreError {
+    StoreError::BadRange { offset, len, checksums }
 }

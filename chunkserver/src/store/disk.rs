@@ -1,43 +1,28 @@
-//! One disk of the store.
-use super::Result;
-use super::chunk::{Chunk, ChunkInfo};
-use super::error::OpenError;
-use super::format::{ChunkMeta, State};
-use cairn_io::{Clock, Disk, Space};
-use cairn_types::{ChunkHandle, ClusterId, DiskId, ServerId, Version};
-use std::path::PathBuf;
-use std::sync::Arc;
+//! One disk of the store: which chunks it has, and what they share (floor, dirty log, index, open files, health).
+use super::chunk::{Chunk, ChunkInfo, Core, Slot};
+use super::error::{Damage, OpenError, StoreError};
+use super::file::{ChunkFile, Owner};
+use super::floor::Floor;
+use super::format::{ChunkMeta, State, Status, chunk_dir, chunk_path};
+use super::index::{Digest, Index, MemoryIndex, SledIndex};
+use super::journal::{self, DIRTY_FILE, DirtyLog};
+use super::recover::{self, io_error, is_read_only};
+use super::stamp::{self, Identity, Stamp};
+use super::{Result, locked};
+use cairn_io::{Clock, Disk, DiskFile, Space};
+use cairn_types::{ChunkHandle, DiskId, Version};
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+use uuid::Uuid;
 
-/// Who a disk belongs to, written once when it is formatted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    pub cluster: ClusterId,
-    pub server: ServerId,
-    pub disk: DiskId,
-    /// Nanoseconds since 1970, for people.
-    pub created: i64,
-}
-
-impl Stamp {
-    /// The stamp of a formatted disk; none where there is no stamp file.
-    ///
-    /// # Errors
-    /// `StampDamaged`, `NewerFormat`, `Io`.
-    pub fn read(disk: &dyn Disk) -> std::result::Result<Option<Stamp>, OpenError> {
-        let _ = disk;
-        todo!()
-    }
-}
-
-/// Whose disk is expected, and who says so (the path of another disk, the configuration, the master's address): a
-/// mismatch names both. What is not known yet is not checked.
-#[derive(Debug, Clone, Default)]
-pub struct Identity {
-    pub cluster: Option<ClusterId>,
-    pub server: Option<ServerId>,
-    pub told_by: String,
-}
+/// Chunks that one round of background work marks clean.
+const MARKS_PER_ROUND_MAX: usize = 128;
 
 #[derive(Debug, Clone)]
 pub struct DiskOptions {
@@ -45,7 +30,7 @@ pub struct DiskOptions {
     pub reserve_permille: u32,
     /// File descriptors kept open; as many again may be open for chunks with unsynced writes.
     pub open_files_max: usize,
-    /// Directory of the sled index; none keeps the index in memory, and every start scans the headers.
+    /// Directory of the sled index; none keeps the index in memory, and every start reads all headers.
     pub index_path: Option<PathBuf>,
 }
 
@@ -66,6 +51,17 @@ pub enum DiskState {
     ReadOnly,
     /// Nothing goes on until it is opened anew.
     Failed,
+    /// Closed in order.
+    Closed,
+}
+
+impl DiskState {
+    const ALL: [DiskState; 4] = [
+        DiskState::Healthy,
+        DiskState::ReadOnly,
+        DiskState::Failed,
+        DiskState::Closed,
+    ];
 }
 
 /// One disk. Cheap to clone. The directory is locked until the last clone and the last [`Chunk`] of it are dropped;
@@ -73,16 +69,43 @@ pub enum DiskState {
 #[derive(Clone)]
 pub struct DiskStore(pub(super) Arc<Inner>);
 
-pub(super) struct Inner {}
+/// Locks are taken in this order: a chunk's core, `chunks`, `floor`, then any of the others, none of which is held
+/// while another is taken.
+pub(super) struct Inner {
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    pub boot: Uuid,
+    pub stamp: Stamp,
+    pub log: DirtyLog,
+    options: DiskOptions,
+    health: AtomicU8,
+    _lock: Box<dyn Send + Sync>,
+    chunks: RwLock<BTreeMap<ChunkHandle, Arc<Slot>>>,
+    floor: Mutex<Floor>,
+    index: Box<dyn Index>,
+    /// Chunks whose entry in the index is not up to date.
+    index_stale: Mutex<BTreeSet<ChunkHandle>>,
+    files: Mutex<FileCache>,
+    /// Chunks with unsynced writes: their files stay open, so that no error of writing back is missed.
+    unsynced: Mutex<Unsynced>,
+    /// Chunks that carry no clean mark and can get one.
+    unmarked: Mutex<BTreeSet<ChunkHandle>>,
+}
+
+#[derive(Default)]
+struct Unsynced {
+    chunks: BTreeSet<ChunkHandle>,
+    /// Where the last one to be synced for want of room was.
+    hand: ChunkHandle,
+}
 
 impl DiskStore {
     /// Stamps an empty directory (`lost+found` is allowed, and what an earlier format left that did not finish).
     ///
     /// # Errors
-    /// `NotEmpty`, `AlreadyFormatted`, `InUse`, `Io`.
+    /// `NotEmpty`, `AlreadyFormatted`, `InUse`, `StampDamaged`, `NewerFormat`, `Io`.
     pub fn format(disk: &dyn Disk, stamp: &Stamp) -> std::result::Result<(), OpenError> {
-        let _ = (disk, stamp);
-        todo!()
+        stamp.format(disk)
     }
 
     /// Opens a formatted disk: repairs what a killed process left half done, and finds out which chunks are suspect.
@@ -95,121 +118,714 @@ impl DiskStore {
         expected: &Identity,
         options: DiskOptions,
     ) -> std::result::Result<Self, OpenError> {
-        let _ = (disk, clock, expected, options);
-        todo!()
+        // nothing of a disk that is not ours is touched, its index neither
+        let (stamp, lock) = Self::take(&*disk, expected)?;
+        let index: Box<dyn Index> = match options.index_path.as_deref().map(SledIndex::open_or_wipe) {
+            None => Box::new(MemoryIndex::default()),
+            Some(Ok(index)) => Box::new(index),
+            Some(Err(e)) => {
+                tracing::warn!(disk = disk.display(), error = %e, "no chunk index on this disk; starts will be slow");
+                Box::new(MemoryIndex::default())
+            }
+        };
+        Self::open_taken(disk, clock, stamp, lock, options, index)
+    }
+
+    /// [`DiskStore::open`] with an index of the caller's, in place of that of the options.
+    ///
+    /// # Errors
+    /// As [`DiskStore::open`].
+    pub fn open_with_index(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        expected: &Identity,
+        options: DiskOptions,
+        index: Box<dyn Index>,
+    ) -> std::result::Result<Self, OpenError> {
+        let (stamp, lock) = Self::take(&*disk, expected)?;
+        Self::open_taken(disk, clock, stamp, lock, options, index)
+    }
+
+    fn take(disk: &dyn Disk, expected: &Identity) -> std::result::Result<(Stamp, Box<dyn Send + Sync>), OpenError> {
+        let path = disk.display();
+        let stamp = Stamp::read(disk)?.ok_or(OpenError::NotFormatted { path: path.clone() })?;
+        stamp.check(&path, expected)?;
+        Ok((stamp, stamp::lock(disk)?))
+    }
+
+    fn open_taken(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        stamp: Stamp,
+        lock: Box<dyn Send + Sync>,
+        options: DiskOptions,
+        index: Box<dyn Index>,
+    ) -> std::result::Result<Self, OpenError> {
+        let boot = clock.boot_id();
+        let at = |action, file| move |disk: &dyn Disk, e| io_error(disk, action, Path::new(file), e);
+        let marker = recover::read_marker(&*disk)?;
+        let log_file = disk
+            .open(Path::new(DIRTY_FILE))
+            .map_err(|e| at("open", DIRTY_FILE)(&*disk, e))?;
+        let mut contents = journal::read(&*log_file, boot).map_err(|e| at("read", DIRTY_FILE)(&*disk, e))?;
+        if marker.is_some() {
+            // an orderly stop leaves nothing for it to say
+            contents.forget_all();
+        } else if contents.lost {
+            tracing::error!(
+                disk = disk.display(),
+                "the dirty log is damaged or overflowed; chunks not written since the machine started count as suspect"
+            );
+        }
+        let mut floor = Floor::open(&*disk, boot, marker.is_some())?;
+        let loaded = recover::load(&*disk, &stamp, boot, &contents, marker, &*index)?;
+        let log = DirtyLog::new(log_file, boot, &contents, loaded.needed);
+        let mut read_only = loaded.read_only;
+        if !read_only {
+            let begun = log
+                .begin()
+                .and_then(|()| floor.settle_at_open(boot))
+                // last: without it the next start would not trust what it finds
+                .and_then(|()| recover::remove_marker(&*disk));
+            match begun {
+                Err(e) if is_read_only(&e) => read_only = true,
+                other => other.map_err(|e| at("write", "")(&*disk, e))?,
+            }
+        }
+        let rebuild = !loaded.from_index;
+        let now = clock.now();
+        let mut unsynced = Unsynced::default();
+        let mut unmarked = BTreeSet::new();
+        let mut chunks = BTreeMap::new();
+        for (handle, found) in loaded.chunks {
+            if found.unsynced {
+                unsynced.chunks.insert(handle);
+                unmarked.insert(handle);
+            }
+            let (core, damage) = Core::found(found, now);
+            chunks.insert(handle, Slot::new(handle, core, damage));
+        }
+        let index_stale = if rebuild {
+            chunks.keys().copied().collect()
+        } else {
+            BTreeSet::new()
+        };
+        if rebuild && let Err(e) = index.clear() {
+            tracing::warn!(disk = disk.display(), error = %e, "the chunk index cannot be cleared");
+        }
+        let health = if read_only {
+            DiskState::ReadOnly
+        } else {
+            DiskState::Healthy
+        };
+        if read_only {
+            tracing::error!(
+                disk = disk.display(),
+                "the disk is read-only: its chunks are read and not written"
+            );
+        }
+        Ok(Self(Arc::new(Inner {
+            clock,
+            boot,
+            stamp,
+            log,
+            health: AtomicU8::new(health as u8),
+            _lock: lock,
+            chunks: RwLock::new(chunks),
+            floor: Mutex::new(floor),
+            index,
+            index_stale: Mutex::new(index_stale),
+            files: Mutex::new(FileCache::new(options.open_files_max)),
+            unsynced: Mutex::new(unsynced),
+            unmarked: Mutex::new(unmarked),
+            options,
+            disk,
+        })))
     }
 
     pub fn id(&self) -> DiskId {
-        todo!()
+        self.0.stamp.disk
     }
     pub fn stamp(&self) -> Stamp {
-        todo!()
+        self.0.stamp
     }
     /// The directory, for people.
     pub fn path(&self) -> String {
-        todo!()
+        self.0.disk.display()
     }
     pub fn state(&self) -> DiskState {
-        todo!()
+        self.0.state()
     }
+
     /// What the disk has in all and what new chunks may still take: the reserve is taken off.
     ///
     /// # Errors
     /// `DiskFailed`.
     pub fn space(&self) -> Result<Space> {
-        todo!()
+        self.0.readable()?;
+        let space = self
+            .0
+            .disk
+            .space()
+            .map_err(|e| self.0.failed("ask for the space of", &e))?;
+        let reserve = space.total_bytes / 1000 * u64::from(self.0.options.reserve_permille);
+        Ok(Space {
+            available_bytes: space.available_bytes.saturating_sub(reserve),
+            ..space
+        })
     }
+
     pub fn chunk_count(&self) -> usize {
-        todo!()
+        self.0.chunks.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Nothing at or below this version is created here.
     pub fn floor(&self) -> Version {
-        todo!()
+        locked(&self.0.floor).version()
     }
+
     /// Raises the floor, durably; a lower version is no error and changes nothing.
     ///
     /// # Errors
     /// `ReadOnly`, `DiskFailed`.
     pub fn raise_floor(&self, version: Version) -> Result<()> {
-        let _ = version;
-        todo!()
+        self.0.writable()?;
+        self.0.raise_floor(version)
     }
+
     /// The machine lost power, or the floor was lost, and the floor has not been raised to the master's current version
     /// since: until [`DiskStore::settle_unclean_start`] nothing is created here. Survives restarts.
     pub fn unclean_start(&self) -> bool {
-        todo!()
+        !locked(&self.0.floor).settled()
     }
+
     /// Raises the floor to the master's current version after an unclean start (protocol R10), durably.
     ///
     /// # Errors
     /// `ReadOnly`, `DiskFailed`.
     pub fn settle_unclean_start(&self, current: Version) -> Result<()> {
-        let _ = current;
-        todo!()
+        self.0.writable()?;
+        let settled = locked(&self.0.floor).settle(current, self.0.boot);
+        settled.map_err(|e| self.0.failed("write the floor of", &e))
     }
 
-    /// Creates an empty chunk: `Installed` by a grant, only above the floor; `Joining` to be filled for a reconfiguration,
-    /// at any version. It is durable after its first sync (or fence).
+    /// Creates an empty chunk: `Installed` by a grant, only above the floor (protocol R10); `Joining` to be filled for a
+    /// reconfiguration, or `Fenced`, at any version. It is durable after its first sync (or fence).
     ///
     /// # Errors
     /// `Exists`, `BelowFloor`, `FloorUnsettled`, `NoSpace` (also when only the reserve is left), `ReadOnly`,
-    /// `DiskFailed`.
+    /// `DiskFailed`, `TooManyFiles`.
     pub fn create(&self, handle: ChunkHandle, version: Version, state: State, meta: &ChunkMeta) -> Result<Chunk> {
-        let _ = (handle, version, state, meta);
-        todo!()
+        let inner = &self.0;
+        inner.writable()?;
+        if self.space()?.available_bytes == 0 {
+            return Err(StoreError::NoSpace { disk: self.id() });
+        }
+        let status = Status {
+            version,
+            state,
+            length: 0,
+            clean: false,
+            mark: inner.log.mark_base(),
+            suspect: false,
+            boot: inner.boot,
+        };
+        let slot = Slot::new(handle, Core::new(status, inner.clock.now()), Damage::default());
+        let chunk = Chunk {
+            disk: inner.clone(),
+            slot: slot.clone(),
+        };
+        let mut core = inner.write_core(&slot)?;
+        {
+            let mut chunks = inner.chunks.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(there) = chunks.get(&handle).cloned() {
+                drop(chunks);
+                drop(core);
+                let version = inner.read_core(&there)?.status.version;
+                return Err(StoreError::Exists { handle, version });
+            }
+            chunks.insert(handle, slot.clone());
+        }
+        // The slot is in place before the floor is looked at: a fence that comes in between finds it, or has raised the
+        // floor already.
+        let created = inner
+            .allowed(handle, version, state)
+            .and_then(|()| inner.create_file(handle, &status, meta));
+        match created {
+            Ok(file) => {
+                core.created(file);
+                inner.note_write(handle);
+                drop(core);
+                inner.bound_unsynced(handle)?;
+                Ok(chunk)
+            }
+            Err(e) => {
+                core.removed = true;
+                inner
+                    .chunks
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&handle);
+                Err(e)
+            }
+        }
     }
 
     /// # Errors
     /// `NotFound`, `DiskFailed`. A damaged chunk is found.
     pub fn chunk(&self, handle: ChunkHandle) -> Result<Chunk> {
-        let _ = handle;
-        todo!()
+        self.0.readable()?;
+        let slot = self.0.slot(handle).ok_or(StoreError::NotFound { handle })?;
+        let disk = self.0.clone();
+        Ok(Chunk { disk, slot })
     }
 
-    /// [`Chunk::fence`]; of a chunk that is not here it raises the floor to `version`, durably, before it says `NotFound`.
+    /// [`Chunk::fence`]; of a chunk that is not here it raises the floor to `version`, durably, before it says `NotFound`
+    /// (protocol R10).
     ///
     /// # Errors
     /// As [`Chunk::fence`], and `NotFound`.
     pub fn fence(&self, handle: ChunkHandle, version: Version) -> Result<ChunkInfo> {
-        let _ = (handle, version);
-        todo!()
+        self.0.writable()?;
+        if self.0.slot(handle).is_none() {
+            self.0.raise_floor(version)?;
+        }
+        // looked up again: a create that passed the floor before it was raised is in place by now
+        match self.chunk(handle)?.fence(version) {
+            // a create that failed, or an unlink, in between
+            Err(e @ StoreError::NotFound { .. }) => {
+                self.0.raise_floor(version)?;
+                Err(e)
+            }
+            other => other,
+        }
     }
 
-    /// Deletes the replica if its version is not above `version`. The floor is raised durably first.
+    /// Deletes the replica if its version is not above `version` (protocol R7). The floor is raised durably first; the
+    /// absence of the file itself is not made durable: after a power loss the chunk may be back, to be deleted again.
     ///
     /// # Errors
     /// `Superseded`, `NotFound`, `ReadOnly`, `DiskFailed`.
     pub fn unlink(&self, handle: ChunkHandle, version: Version) -> Result<()> {
-        let _ = (handle, version);
-        todo!()
+        let inner = &self.0;
+        inner.writable()?;
+        let slot = inner.slot(handle).ok_or(StoreError::NotFound { handle })?;
+        let mut core = inner.write_core(&slot)?;
+        if core.removed {
+            return Err(StoreError::NotFound { handle });
+        }
+        let Status {
+            version: has, state, ..
+        } = core.status;
+        if has > version {
+            return Err(StoreError::Superseded {
+                handle,
+                state,
+                version: has,
+                ordered: version,
+            });
+        }
+        // of a damaged header the version is not known, but the order's is not below it
+        inner.raise_floor(if core.status_known() { has } else { version })?;
+        match inner.disk.remove(&chunk_path(handle)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(inner.failed("remove a chunk of", &e)),
+            _ => {}
+        }
+        core.remove();
+        inner.log.forget(handle, u64::MAX);
+        inner
+            .chunks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&handle);
+        locked(&inner.files).remove(handle);
+        locked(&inner.unsynced).chunks.remove(&handle);
+        locked(&inner.unmarked).remove(&handle);
+        locked(&inner.index_stale).insert(handle);
+        Ok(())
     }
 
-    /// Up to `limit` chunks in the order of their handles, those after `after` if given.
+    /// Up to `limit` chunks in the order of their handles, those after `after` if given. It waits for writes under way.
     pub fn inventory(&self, after: Option<ChunkHandle>, limit: usize) -> Vec<ChunkInfo> {
-        let _ = (after, limit);
-        todo!()
+        let slots: Vec<_> = {
+            let chunks = self.0.chunks.read().unwrap_or_else(PoisonError::into_inner);
+            let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+            chunks.range(range).take(limit).map(|(_, slot)| slot.clone()).collect()
+        };
+        slots.iter().map(|slot| slot.info()).collect()
     }
 
     /// The chunk to scrub after this one, in the order of the handles; none at the end.
     pub fn scrub_next(&self, after: Option<ChunkHandle>) -> Option<ChunkHandle> {
-        let _ = after;
-        todo!()
+        let chunks = self.0.chunks.read().unwrap_or_else(PoisonError::into_inner);
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        chunks.range(range).next().map(|(&handle, _)| handle)
     }
 
     /// Background work, every second or so: syncs chunks not written for `idle`, marks them clean, syncs the marks,
-    /// and brings the index up to date. How many chunks were marked.
+    /// and brings the index up to date. How many chunks were marked; a round is bounded.
     ///
     /// # Errors
     /// `ReadOnly`, `DiskFailed`.
     pub fn write_clean_marks(&self, idle: Duration) -> Result<usize> {
-        let _ = idle;
-        todo!()
+        self.0.writable()?;
+        let marked = self.0.mark_round(idle)?;
+        self.0.update_index();
+        Ok(marked)
     }
 
     /// Orderly end: syncs and marks every chunk, flushes the index and leaves the marker that makes the next start fast.
-    /// All later calls on it fail with `DiskFailed`.
+    /// All later calls on it fail with `DiskFailed`. Logs what goes wrong; the next start then reads all headers.
     pub fn close(&self) {
-        todo!()
+        let closed = self.0.health.compare_exchange(
+            DiskState::Healthy as u8,
+            DiskState::Closed as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if closed.is_err() {
+            return;
+        }
+        if let Err(e) = self.0.settle_all() {
+            tracing::error!(disk = self.path(), error = %e, "the disk was not closed in order");
+        }
+    }
+}
+
+impl Inner {
+    pub fn state(&self) -> DiskState {
+        DiskState::ALL[usize::from(self.health.load(Ordering::Acquire)) % DiskState::ALL.len()]
+    }
+
+    pub fn readable(&self) -> Result<()> {
+        match self.state() {
+            DiskState::Healthy | DiskState::ReadOnly => Ok(()),
+            DiskState::Failed | DiskState::Closed => Err(StoreError::DiskFailed { disk: self.stamp.disk }),
+        }
+    }
+
+    pub fn writable(&self) -> Result<()> {
+        match self.state() {
+            DiskState::Healthy => Ok(()),
+            DiskState::ReadOnly => Err(StoreError::ReadOnly { disk: self.stamp.disk }),
+            DiskState::Failed | DiskState::Closed => Err(StoreError::DiskFailed { disk: self.stamp.disk }),
+        }
+    }
+
+    /// What becomes of the disk after a write that failed: one error of the device, and nothing on it is believed.
+    pub fn failed(&self, action: &'static str, e: &io::Error) -> StoreError {
+        let disk = self.stamp.disk;
+        if is_full(e) {
+            return StoreError::NoSpace { disk };
+        }
+        // EMFILE, ENFILE: this process has too many files open, which says nothing of the disk
+        if matches!(e.raw_os_error(), Some(23 | 24)) {
+            return StoreError::TooManyFiles;
+        }
+        let (state, error) = if is_read_only(e) {
+            (DiskState::ReadOnly, StoreError::ReadOnly { disk })
+        } else {
+            (DiskState::Failed, StoreError::DiskFailed { disk })
+        };
+        self.worsen(state, action, e);
+        error
+    }
+
+    /// After a sync that failed nothing can be said of the bytes, whatever the error: never retried.
+    pub fn sync_failed(&self, e: &io::Error) -> StoreError {
+        self.worsen(DiskState::Failed, "sync", e);
+        StoreError::DiskFailed { disk: self.stamp.disk }
+    }
+
+    fn worsen(&self, state: DiskState, action: &'static str, e: &io::Error) {
+        let before = self.health.fetch_max(state as u8, Ordering::AcqRel);
+        if before < state as u8 {
+            let path = self.disk.display();
+            tracing::error!(disk = path, id = %self.stamp.disk, error = %e, "cannot {action} the disk: it is now {state:?}");
+        }
+    }
+
+    pub fn slot(&self, handle: ChunkHandle) -> Option<Arc<Slot>> {
+        self.chunks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&handle)
+            .cloned()
+    }
+
+    pub fn owner(&self, handle: ChunkHandle) -> Owner {
+        Owner {
+            cluster: self.stamp.cluster,
+            disk: self.stamp.disk,
+            handle,
+        }
+    }
+
+    pub fn raise_floor(&self, version: Version) -> Result<()> {
+        let raised = locked(&self.floor).raise(version);
+        raised.map_err(|e| self.failed("write the floor of", &e))
+    }
+
+    /// May a chunk be created at this version (protocol R10)?
+    fn allowed(&self, handle: ChunkHandle, version: Version, state: State) -> Result<()> {
+        if state != State::Installed {
+            // it will be compared with the source before anybody trusts it
+            return Ok(());
+        }
+        let floor = locked(&self.floor);
+        if !floor.settled() {
+            return Err(StoreError::FloorUnsettled { disk: self.stamp.disk });
+        }
+        if version <= floor.version() {
+            return Err(StoreError::BelowFloor {
+                handle,
+                version,
+                floor: floor.version(),
+            });
+        }
+        Ok(())
+    }
+
+    fn create_file(&self, handle: ChunkHandle, status: &Status, meta: &ChunkMeta) -> Result<Arc<ChunkFile>> {
+        let path = chunk_path(handle);
+        let mut meta = meta.clone();
+        meta.name.truncate(super::format::NAME_BYTES_MAX);
+        let create = || self.with_room_for_files(|| self.disk.create(&path));
+        let file = create().map_err(|e| match e.kind() {
+            // a file that was not there when the disk was opened: not ours to overwrite
+            io::ErrorKind::AlreadyExists => StoreError::Exists {
+                handle,
+                version: Version::ZERO,
+            },
+            _ => self.failed("create a chunk on", &e),
+        })?;
+        let owner = self.owner(handle);
+        let file = Arc::new(ChunkFile { file, owner, meta });
+        if let Err(e) = file.write_new(status) {
+            let error = self.failed("write a chunk on", &e);
+            if let Err(e) = self.disk.remove(&path) {
+                return Err(self.failed("remove a chunk of", &e));
+            }
+            return Err(error);
+        }
+        locked(&self.files).insert(handle, file.clone());
+        Ok(file)
+    }
+
+    /// Tries again without the cache's files when there are too many open.
+    fn with_room_for_files(&self, open: impl Fn() -> io::Result<Arc<dyn DiskFile>>) -> io::Result<Arc<dyn DiskFile>> {
+        match open() {
+            Err(e) if matches!(e.raw_os_error(), Some(23 | 24)) => {
+                locked(&self.files).clear();
+                open()
+            }
+            other => other,
+        }
+    }
+
+    pub fn open_path(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.with_room_for_files(|| self.disk.open(path))
+    }
+
+    pub fn cached_file(&self, handle: ChunkHandle) -> Option<Arc<ChunkFile>> {
+        locked(&self.files).get(handle)
+    }
+    pub fn cache_file(&self, handle: ChunkHandle, file: &Arc<ChunkFile>) {
+        locked(&self.files).insert(handle, file.clone());
+    }
+
+    /// A chunk is written, or about to be: it is neither synced nor clean, and its index entry is old.
+    pub fn note_write(&self, handle: ChunkHandle) {
+        locked(&self.unsynced).chunks.insert(handle);
+        locked(&self.unmarked).insert(handle);
+        self.note_status(handle);
+    }
+    pub fn note_synced(&self, handle: ChunkHandle) {
+        locked(&self.unsynced).chunks.remove(&handle);
+    }
+    pub fn note_status(&self, handle: ChunkHandle) {
+        locked(&self.index_stale).insert(handle);
+    }
+
+    /// Keeps the number of files that are open for their unsynced writes bounded: beyond it, another chunk is synced.
+    pub fn bound_unsynced(self: &Arc<Self>, but: ChunkHandle) -> Result<()> {
+        let victim = {
+            let mut unsynced = locked(&self.unsynced);
+            if unsynced.chunks.len() <= self.options.open_files_max {
+                return Ok(());
+            }
+            let after = (Bound::Excluded(unsynced.hand), Bound::Unbounded);
+            let next = unsynced.chunks.range(after).find(|h| **h != but).copied();
+            let Some(victim) = next.or_else(|| unsynced.chunks.iter().find(|h| **h != but).copied()) else {
+                return Ok(());
+            };
+            unsynced.hand = victim;
+            victim
+        };
+        let Some(slot) = self.slot(victim) else { return Ok(()) };
+        let disk = self.clone();
+        match (Chunk { disk, slot }).sync() {
+            // its own trouble, found again by whoever uses it
+            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => {
+                self.note_synced(victim);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Syncs the directory that names the chunk.
+    pub fn sync_dir_of(&self, handle: ChunkHandle) -> Result<()> {
+        self.disk.sync_dir(&chunk_dir(handle)).map_err(|e| self.sync_failed(&e))
+    }
+
+    fn mark_round(self: &Arc<Self>, idle: Duration) -> Result<usize> {
+        let candidates: Vec<ChunkHandle> = locked(&self.unmarked).iter().copied().collect();
+        let mut marked = vec![];
+        for handle in candidates {
+            if marked.len() == MARKS_PER_ROUND_MAX {
+                break;
+            }
+            let Some(slot) = self.slot(handle) else {
+                locked(&self.unmarked).remove(&handle);
+                continue;
+            };
+            let disk = self.clone();
+            match (Chunk { disk, slot }).mark_if_idle(idle) {
+                Ok(Some(file)) => marked.push(file),
+                Ok(None) => {}
+                Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => {
+                    locked(&self.unmarked).remove(&handle);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        for file in &marked {
+            file.file.sync_data().map_err(|e| self.sync_failed(&e))?;
+        }
+        Ok(marked.len())
+    }
+
+    pub fn note_marked(&self, handle: ChunkHandle) {
+        locked(&self.unmarked).remove(&handle);
+        self.note_status(handle);
+    }
+
+    /// The index is only ever behind the headers: a failure costs the next start a scan.
+    fn update_index(&self) {
+        let stale = std::mem::take(&mut *locked(&self.index_stale));
+        for handle in stale {
+            let status = self.slot(handle).and_then(|slot| slot.status());
+            let result = match status {
+                Some(status) => self.index.put(handle, &status),
+                None => self.index.remove(handle),
+            };
+            if let Err(e) = result {
+                tracing::warn!(disk = self.disk.display(), error = %e, "the chunk index cannot be written");
+                return;
+            }
+        }
+    }
+
+    /// All of `close` after new operations are refused.
+    fn settle_all(self: &Arc<Self>) -> std::result::Result<(), CloseError> {
+        let handles: Vec<ChunkHandle> = self
+            .chunks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .copied()
+            .collect();
+        let mut digest = Digest::default();
+        let mut whole = true;
+        for handle in handles {
+            let Some(slot) = self.slot(handle) else { continue };
+            let chunk = Chunk {
+                disk: self.clone(),
+                slot,
+            };
+            match chunk.settle() {
+                Ok(Some(status)) => digest.add(handle, &status),
+                // the next start looks at its header again
+                Ok(None) => whole = false,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.update_index();
+        if let Err(e) = self.index.flush() {
+            tracing::warn!(disk = self.disk.display(), error = %e, "the chunk index cannot be flushed");
+        }
+        if !whole {
+            // matches no index, so that every header is read
+            digest = Digest {
+                count: u64::MAX,
+                sum: 0,
+            };
+        }
+        recover::write_marker(&*self.disk, digest)?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CloseError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Marker(#[from] OpenError),
+}
+
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Open files of chunks, those used last.
+struct FileCache {
+    max: usize,
+    clock: u64,
+    files: FxHashMap<ChunkHandle, (Arc<ChunkFile>, u64)>,
+    by_use: BTreeMap<u64, ChunkHandle>,
+}
+
+impl FileCache {
+    fn new(max: usize) -> Self {
+        Self {
+            max: max.max(1),
+            clock: 0,
+            files: FxHashMap::default(),
+            by_use: BTreeMap::new(),
+        }
+    }
+
+    fn get(&mut self, handle: ChunkHandle) -> Option<Arc<ChunkFile>> {
+        let (file, used) = self.files.get_mut(&handle)?;
+        self.clock += 1;
+        self.by_use.remove(used);
+        self.by_use.insert(self.clock, handle);
+        *used = self.clock;
+        Some(file.clone())
+    }
+
+    fn insert(&mut self, handle: ChunkHandle, file: Arc<ChunkFile>) {
+        self.remove(handle);
+        while self.files.len() >= self.max
+            && let Some((_, oldest)) = self.by_use.pop_first()
+        {
+            self.files.remove(&oldest);
+        }
+        self.clock += 1;
+        self.by_use.insert(self.clock, handle);
+        self.files.insert(handle, (file, self.clock));
+    }
+
+    fn remove(&mut self, handle: ChunkHandle) {
+        if let Some((_, used)) = self.files.remove(&handle) {
+            self.by_use.remove(&used);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.files.clear();
+        self.by_use.clear();
     }
 }

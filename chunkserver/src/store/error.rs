@@ -61,6 +61,9 @@ pub enum StoreError {
     NoSpace { disk: DiskId },
     #[error("disk {disk} is read-only")]
     ReadOnly { disk: DiskId },
+    /// This process has too many files open; nothing was done, and it says nothing of the disk.
+    #[error("too many files are open: raise the limit (ulimit -n)")]
+    TooManyFiles,
     /// A write or a sync failed now or earlier: nothing on this disk is written or answered any more.
     #[error("disk {disk} has failed")]
     DiskFailed { disk: DiskId },

@@ -16,18 +16,33 @@ mod chunk;
 mod crc;
 mod disk;
 mod error;
+mod file;
+mod floor;
 mod format;
+mod index;
+mod journal;
+mod recover;
+mod scrub;
+mod stamp;
 
-pub use chunk::{At, Chunk, ChunkInfo, Pieces, Table, Verified};
-pub use disk::{DiskOptions, DiskState, DiskStore, Identity, Stamp};
+pub use chunk::{At, Chunk, ChunkInfo, Pieces, Table};
+pub use disk::{DiskOptions, DiskState, DiskStore};
 pub use error::{Damage, HeaderFault, OpenError, StoreError};
-pub use format::{ChunkMeta, State};
+pub use format::{ChunkMeta, State, Status};
+pub use index::{Index, IndexError, MemoryIndex, SledIndex};
+pub use scrub::Verified;
+pub use stamp::{Identity, Stamp};
 
 use cairn_types::{ChunkHandle, DiskId};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// For what stays whole whoever panics beside it.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The disks of one server. Cheap to clone.
 #[derive(Clone, Default)]
@@ -88,3 +103,6 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
