@@ -19,6 +19,7 @@ mod logs;
 mod mount;
 mod port;
 mod process;
+mod proxy;
 mod wait;
 
 pub use chunk_file::{ChunkFile, Fault, State, check_chunks, chunk_files, compare, flip_bit};
@@ -27,4 +28,5 @@ pub use command::Output;
 pub use mount::Mount;
 pub use port::Port;
 pub use process::Process;
+pub use proxy::Proxy;
 pub use wait::wait_until;
