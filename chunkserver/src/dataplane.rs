@@ -1,0 +1,305 @@
+//! The data plane's server: frames over TCP, each request answered in the order of the requests on its connection.
+//!
+//! A connection is two tasks: one reads requests and starts them, one sends the answers as they become ready, in
+//! order. What a peer can hold is bounded: connections, requests without an answer, time from a frame's first byte to
+//! its last, and bytes of frames, which are only read once there is room for them.
+use crate::limits::{
+    ANSWER_BATCH_BYTES, ANSWER_WAIT_MAX, CONNECTION_IDLE_MAX, CONNECTION_REQUESTS_MAX, CONNECTIONS_MAX, FRAME_WAIT_MAX,
+    HELLO_WAIT_MAX,
+};
+use crate::refusal::Refusal;
+use crate::replica::Outcome;
+use crate::shared::{Answer, Core, acknowledged};
+use bytes::{Buf, Bytes, BytesMut};
+use cairn_io::{BoxStream, Listener};
+use cairn_proto::PROTOCOL;
+use cairn_proto::data::{Hello, Welcome, frame_header::Body};
+use cairn_proto::frame::{FrameError, PREFIX_BYTES, Prefix, decode_header, encode_head, read_frame};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Accepts until the server stops. Its connections are `core.tasks`.
+pub async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = core.stopping.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
+                Ok(slot) => {
+                    let core = core.clone();
+                    let connection = Box::pin(connection(core.clone(), stream, peer));
+                    core.tasks.spawn(async move {
+                        connection.await;
+                        drop(slot);
+                    });
+                }
+                Err(_) => tracing::warn!(%peer, "connection refused: {CONNECTIONS_MAX} are open"),
+            },
+            Err(e) => {
+                // of one connection, or out of descriptors: it passes
+                tracing::warn!("cannot accept a connection: {e}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+enum Waiting {
+    Ready(Body),
+    Done(oneshot::Receiver<Outcome>),
+    Task(JoinHandle<(Result<Answer, Refusal>, Option<OwnedSemaphorePermit>)>),
+}
+
+async fn connection(core: Arc<Core>, stream: BoxStream, peer: SocketAddr) {
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut reader = BufReader::with_capacity(4096, reader);
+    match timeout(HELLO_WAIT_MAX, welcome(&core, &mut reader, &mut writer)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => return,
+        Ok(Err(e)) => return tracing::debug!(%peer, "no hello: {e}"),
+        Err(_) => return tracing::debug!(%peer, "no hello in time"),
+    }
+    let (answers, queue) = mpsc::channel(CONNECTION_REQUESTS_MAX);
+    let sender = core.tasks.spawn(send_answers(writer, queue));
+    if let Err(e) = take_requests(&core, &mut reader, &answers).await {
+        tracing::debug!(%peer, "connection ended: {e}");
+    }
+    drop(answers);
+    // what was taken is answered before the connection closes
+    let _ = sender.await;
+}
+
+/// The handshake: false if the peer was refused.
+async fn welcome(
+    core: &Core,
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
+) -> Result<bool, FrameError> {
+    let Some(frame) = read_frame(reader).await? else {
+        return Ok(false);
+    };
+    let verdict = match frame.body {
+        Body::Hello(hello) => check_hello(core, &hello),
+        _ => Err(Refusal::Invalid("the first frame is no Hello".into())),
+    };
+    let body = match &verdict {
+        Ok(()) => Body::Welcome(Welcome {
+            protocol: PROTOCOL,
+            server: Bytes::copy_from_slice(core.server.as_bytes()),
+        }),
+        Err(refusal) => {
+            tracing::debug!("connection refused: {refusal}");
+            Body::Failed(refusal.to_failed())
+        }
+    };
+    cairn_proto::frame::write_frame(writer, body, &[]).await?;
+    writer.flush().await?;
+    Ok(verdict.is_ok())
+}
+
+fn check_hello(core: &Core, hello: &Hello) -> Result<(), Refusal> {
+    if hello.protocol != PROTOCOL {
+        let (theirs, ours) = (hello.protocol, PROTOCOL);
+        return Err(Refusal::Invalid(format!(
+            "protocol {theirs}; this server speaks {ours}"
+        )));
+    }
+    let ours = core
+        .cluster()
+        .ok_or(Refusal::Unavailable("this server is of no cluster yet"))?;
+    if hello.cluster != ours.as_bytes()[..] {
+        let theirs = cairn_types::ClusterId::try_from(&hello.cluster[..]);
+        return Err(Refusal::WrongCluster {
+            ours,
+            theirs: theirs.map_or_else(|e| e.to_string(), |c| c.to_string()),
+        });
+    }
+    Ok(())
+}
+
+async fn in_time<T>(wait: Duration, what: impl Future<Output = Result<T, FrameError>>) -> Result<T, FrameError> {
+    match timeout(wait, what).await {
+        Ok(done) => done,
+        Err(_) => Err(FrameError::Io(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Reads requests and starts them, until the peer ends, the server stops or something cannot be read.
+async fn take_requests<R: AsyncRead + Unpin>(
+    core: &Arc<Core>,
+    reader: &mut BufReader<R>,
+    answers: &mpsc::Sender<Waiting>,
+) -> Result<(), FrameError> {
+    loop {
+        let first = tokio::select! {
+            biased;
+            () = core.stopping.cancelled() => return Ok(()),
+            () = answers.closed() => return Ok(()),
+            first = timeout(CONNECTION_IDLE_MAX, reader.fill_buf()) => first,
+        };
+        match first {
+            Ok(Ok([])) | Err(_) => return Ok(()),
+            Ok(Ok(_)) => {}
+            Ok(Err(e)) => return Err(e.into()),
+        }
+        let (body, payload_len) = in_time(FRAME_WAIT_MAX, read_head(reader)).await?;
+        core.asked();
+        // one place in the queue before any memory is taken
+        let Ok(place) = answers.reserve().await else {
+            return Ok(());
+        };
+        let waiting = match body {
+            Body::Write(header) => {
+                let room = core.write_room[core.place_of(&header)].clone();
+                let room = room.acquire_many_owned(payload_len as u32).await.ok();
+                let payload = in_time(FRAME_WAIT_MAX, read_payload(reader, payload_len)).await?;
+                match core.write(header, payload, room).await {
+                    Ok(answer) => Waiting::Done(answer),
+                    Err(e) => Waiting::Ready(Body::Failed(e.to_failed())),
+                }
+            }
+            _ if payload_len > 0 => {
+                return Err(FrameError::Io(io::Error::other(
+                    "a payload that no request of its kind has",
+                )));
+            }
+            Body::Sync(request) => {
+                let core = core.clone();
+                task(&core.clone(), None, async move {
+                    let serial = core.sync(request).await?;
+                    Ok((acknowledged(serial), Bytes::new()))
+                })
+            }
+            Body::Read(request) => {
+                let room = core.read_room.clone().acquire_many_owned(request.length).await.ok();
+                let core = core.clone();
+                task(&core.clone(), room, async move { core.read(request).await })
+            }
+            Body::FetchTable(request) => {
+                let core = core.clone();
+                task(&core.clone(), None, async move { core.fetch_table(request).await })
+            }
+            Body::FetchBlocks(request) => {
+                let room = core.read_room.clone().acquire_many_owned(request.length).await.ok();
+                let core = core.clone();
+                task(&core.clone(), room, async move { core.fetch_blocks(request).await })
+            }
+            _ => Waiting::Ready(Body::Failed(
+                Refusal::Invalid("this frame is no request".into()).to_failed(),
+            )),
+        };
+        place.send(waiting);
+    }
+}
+
+fn task(
+    core: &Core,
+    room: Option<OwnedSemaphorePermit>,
+    work: impl Future<Output = Result<Answer, Refusal>> + Send + 'static,
+) -> Waiting {
+    Waiting::Task(core.tasks.spawn(async move { (work.await, room) }))
+}
+
+async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Body, usize), FrameError> {
+    let mut prefix = [0; PREFIX_BYTES];
+    exactly(reader.read_exact(&mut prefix).await)?;
+    let prefix = Prefix::decode(&prefix)?;
+    let mut header = vec![0; prefix.header_len];
+    exactly(reader.read_exact(&mut header).await)?;
+    Ok((decode_header(&prefix, &header)?, prefix.payload_len))
+}
+
+fn exactly(read: io::Result<usize>) -> Result<(), FrameError> {
+    match read {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(FrameError::Truncated),
+        Err(e) => Err(e.into()),
+    }
+}
+
+async fn read_payload(reader: &mut (impl AsyncRead + Unpin), len: usize) -> Result<Bytes, FrameError> {
+    let mut bytes = BytesMut::with_capacity(len);
+    let mut rest = reader.take(len as u64);
+    while bytes.len() < len {
+        if rest.read_buf(&mut bytes).await? == 0 {
+            return Err(FrameError::Truncated);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// Sends the answers in order, several in one write while they are small and more are ready.
+async fn send_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Waiting>) {
+    let mut out = BytesMut::new();
+    loop {
+        let waiting = match queue.try_recv() {
+            Ok(waiting) => waiting,
+            Err(_) => {
+                if !flush(&mut writer, &mut out).await {
+                    return;
+                }
+                match queue.recv().await {
+                    Some(waiting) => waiting,
+                    None => return,
+                }
+            }
+        };
+        let (answer, room) = match waiting {
+            Waiting::Ready(body) => (Ok((body, Bytes::new())), None),
+            Waiting::Done(mut done) => {
+                let outcome = match done.try_recv() {
+                    Ok(outcome) => outcome,
+                    Err(oneshot::error::TryRecvError::Closed) => Err(Refusal::Fenced),
+                    Err(oneshot::error::TryRecvError::Empty) => {
+                        if !flush(&mut writer, &mut out).await {
+                            return;
+                        }
+                        // a sender that is dropped belonged to a chain that is no more
+                        done.await.unwrap_or(Err(Refusal::Fenced))
+                    }
+                };
+                (outcome.map(|serial| (acknowledged(serial), Bytes::new())), None)
+            }
+            Waiting::Task(task) => {
+                if !task.is_finished() && !flush(&mut writer, &mut out).await {
+                    return;
+                }
+                match task.await {
+                    Ok(done) => done,
+                    // it panicked, or the runtime ends: no answer can be given
+                    Err(_) => return,
+                }
+            }
+        };
+        let (body, payload) = answer.unwrap_or_else(|e| (Body::Failed(e.to_failed()), Bytes::new()));
+        encode_head(body, payload.len(), &mut out);
+        if !payload.is_empty() {
+            let mut frame = out.split().freeze().chain(payload);
+            if !in_answer_time(writer.write_all_buf(&mut frame)).await {
+                return;
+            }
+        } else if out.len() >= ANSWER_BATCH_BYTES && !flush(&mut writer, &mut out).await {
+            return;
+        }
+        drop(room);
+    }
+}
+
+async fn flush(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> bool {
+    out.is_empty() || in_answer_time(writer.write_all_buf(out)).await
+}
+
+async fn in_answer_time(write: impl Future<Output = io::Result<()>>) -> bool {
+    matches!(timeout(ANSWER_WAIT_MAX, write).await, Ok(Ok(())))
+}

@@ -1,0 +1,538 @@
+//! The volatile side of one replica: whether it is writable, the order of its mutations, and whom it has answered
+//! (protocol R1, R8, R9). No I/O: the store's side of a mutation is done by `apply`, the network's by `link`, and both
+//! say here how far they have come.
+//!
+//! A replica is writable from a grant or an install in this process until its chain is closed: by a fence, by a store
+//! that failed, by a downstream that does not answer. Serials count from 1 in that time. Three marks go up:
+//! `done <= applied <= accepted` and `done <= downstream <= accepted`, where `done = min(applied, downstream)` is what
+//! upstream has been told. Everything above `done` is in `pending`, so that downstream can be told again.
+use crate::limits::REMEMBERED_SESSIONS_MAX;
+use crate::refusal::Refusal;
+use crate::store::Chunk;
+use bytes::Bytes;
+use cairn_io::Boot;
+use cairn_proto::common::Member;
+use cairn_proto::data::Write;
+use cairn_types::{ChunkHandle, DiskId, Sequence, Serial, SessionId, Version};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+
+/// A replica, by where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub disk: DiskId,
+    pub handle: ChunkHandle,
+}
+
+/// What the waiting side of a mutation is told: the serial it has, once it is done here and below.
+pub type Outcome = Result<Serial, Refusal>;
+
+/// A mutation as it came in.
+pub struct Mutation {
+    pub session: SessionId,
+    pub version: Version,
+    pub header: Write,
+    pub payload: Bytes,
+    /// Its share of the memory for frames.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+struct Pending {
+    session: SessionId,
+    header: Write,
+    payload: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+    waiters: Vec<oneshot::Sender<Outcome>>,
+}
+
+/// A mutation was taken, or had been taken before.
+pub struct Accepted {
+    pub answer: oneshot::Receiver<Outcome>,
+    /// Of the chain that took it.
+    pub term: u64,
+    /// The caller has to start `apply` (or `link`) for this replica: none runs.
+    pub start_apply: bool,
+    pub start_link: bool,
+}
+
+/// The chain that a replica is writable in, as it was installed or granted.
+#[derive(Clone)]
+pub struct Place {
+    pub version: Version,
+    pub members: Arc<[Member]>,
+    /// From 0, the head.
+    pub position: usize,
+    pub chunk: Chunk,
+}
+
+impl Place {
+    pub fn next(&self) -> Option<&Member> {
+        self.members.get(self.position + 1)
+    }
+}
+
+struct Chain<P> {
+    place: P,
+    head: bool,
+    tail: bool,
+    version: Version,
+    accepted: u64,
+    applied: u64,
+    downstream: u64,
+    done: u64,
+    /// Of serials `done + 1 ..= accepted`.
+    pending: VecDeque<Pending>,
+    closed: Option<Refusal>,
+    applying: bool,
+    linking: bool,
+    /// Since when downstream owes an answer.
+    owed_since: Boot,
+}
+
+/// The last sequence of each session that was applied (R9): it goes with the bytes when they are copied (R4 †).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remembered {
+    sessions: BTreeMap<SessionId, (Sequence, u64)>,
+    uses: u64,
+}
+
+impl Remembered {
+    pub fn of(entries: impl IntoIterator<Item = (SessionId, Sequence)>) -> Self {
+        let mut table = Self::default();
+        for (session, sequence) in entries {
+            table.note(session, sequence);
+        }
+        table
+    }
+
+    pub fn last(&self, session: SessionId) -> Option<Sequence> {
+        self.sessions.get(&session).map(|(sequence, _)| *sequence)
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = (SessionId, Sequence)> {
+        self.sessions
+            .iter()
+            .map(|(session, (sequence, _))| (*session, *sequence))
+    }
+
+    fn note(&mut self, session: SessionId, sequence: Sequence) {
+        self.uses += 1;
+        self.sessions.insert(session, (sequence, self.uses));
+        if self.sessions.len() > REMEMBERED_SESSIONS_MAX {
+            let oldest = self.sessions.iter().min_by_key(|(_, (_, used))| *used).map(|(s, _)| *s);
+            if let Some(oldest) = oldest {
+                // if it comes back it is told OUT_OF_ORDER, and counts from 1 again
+                self.sessions.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// Shared by all that touch one replica.
+pub struct Replica<P = Place> {
+    pub key: Key,
+    state: Mutex<State<P>>,
+    /// Orders on this replica, creation and deletion take turns.
+    pub turn: tokio::sync::Mutex<()>,
+    /// New frames for downstream, or the chain was closed.
+    link: Notify,
+    /// The apply task has nothing more to do.
+    idle: Notify,
+}
+
+struct State<P> {
+    chain: Option<Chain<P>>,
+    /// Counts chains, so that a task of an earlier one notices.
+    term: u64,
+    remembered: Remembered,
+}
+
+impl<P: Clone> Replica<P> {
+    pub fn new(key: Key) -> Self {
+        Self {
+            key,
+            state: Mutex::new(State {
+                chain: None,
+                term: 0,
+                remembered: Remembered::default(),
+            }),
+            turn: tokio::sync::Mutex::new(()),
+            link: Notify::new(),
+            idle: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Becomes writable (R5, R10): serials start. The one before must have drained.
+    pub fn open(&self, place: P, version: Version, head: bool, tail: bool) {
+        let mut state = self.lock();
+        debug_assert!(state.chain.as_ref().is_none_or(|c| !c.applying));
+        state.term += 1;
+        state.chain = Some(Chain {
+            place,
+            head,
+            tail,
+            version,
+            accepted: 0,
+            applied: 0,
+            downstream: 0,
+            done: 0,
+            pending: VecDeque::new(),
+            closed: None,
+            applying: false,
+            linking: false,
+            owed_since: Boot::default(),
+        });
+        self.link.notify_waiters();
+    }
+
+    /// The place in the chain, if it is or was writable in this process.
+    pub fn place(&self) -> Option<P> {
+        self.lock().chain.as_ref().map(|c| c.place.clone())
+    }
+
+    /// The place in the open chain of `term`.
+    pub fn place_at(&self, term: u64) -> Option<P> {
+        let state = self.lock();
+        let chain = state
+            .chain
+            .as_ref()
+            .filter(|c| state.term == term && c.closed.is_none())?;
+        Some(chain.place.clone())
+    }
+
+    pub fn term(&self) -> u64 {
+        self.lock().term
+    }
+
+    /// Last serial applied at the version that it was last writable at in this process; 0 if none.
+    pub fn serial(&self) -> Serial {
+        Serial(self.lock().chain.as_ref().map_or(0, |c| c.applied))
+    }
+
+    pub fn remembered(&self) -> Remembered {
+        self.lock().remembered.clone()
+    }
+
+    /// Takes over the table that came with the source's bytes (R4 †).
+    pub fn remember(&self, table: Remembered) {
+        self.lock().remembered = table;
+    }
+
+    /// Checks a mutation and gives it its place in the order (R1, R9). What is accepted will be applied here unless
+    /// the store fails, and is told to downstream unless the chain is closed.
+    ///
+    /// # Errors
+    /// `StaleVersion`, `NotWritable`, `OutOfOrder`, `Invalid`, and why the chain was closed.
+    pub fn accept(&self, mutation: Mutation, now: Boot) -> Result<Accepted, Refusal> {
+        let Mutation {
+            session,
+            version,
+            mut header,
+            payload,
+            room,
+        } = mutation;
+        let mut guard = self.lock();
+        let State {
+            chain,
+            remembered,
+            term,
+        } = &mut *guard;
+        let (chain, term) = (open_at(chain, version)?, *term);
+        let sequence = Sequence(header.sequence);
+        if sequence.0 == 0 {
+            return Err(Refusal::Invalid("sequences count from 1".into()));
+        }
+        let (sender, answer) = oneshot::channel();
+        let accepted = |start_apply, start_link| Accepted {
+            answer,
+            term,
+            start_apply,
+            start_link,
+        };
+        if chain.head {
+            if header.serial != 0 {
+                return Err(Refusal::Invalid("a serial for the head, which draws them".into()));
+            }
+            let unapplied = chain.pending.iter().skip((chain.applied - chain.done) as usize);
+            let waiting = unapplied.rev().find(|p| p.session == session);
+            let last = match waiting {
+                Some(p) => Some(Sequence(p.header.sequence)),
+                None => remembered.last(session),
+            };
+            match last {
+                Some(last) if sequence <= last => {
+                    // answered when everything that is accepted is done below, and so is this one
+                    let serial = Serial(chain.accepted);
+                    chain.wait(serial, sender);
+                    return Ok(accepted(false, false));
+                }
+                Some(last) if sequence.0 == last.0 + 1 => {}
+                None if sequence.0 == 1 => {}
+                last => {
+                    return Err(Refusal::OutOfOrder {
+                        last: last.unwrap_or_default().0,
+                    });
+                }
+            }
+            header.serial = chain.accepted + 1;
+        } else {
+            if header.serial == 0 {
+                return Err(Refusal::NotWritable("it is not the head of its chain"));
+            }
+            if header.serial <= chain.accepted {
+                chain.wait(Serial(header.serial), sender);
+                return Ok(accepted(false, false));
+            }
+            if header.serial != chain.accepted + 1 {
+                return Err(Refusal::OutOfOrder { last: chain.accepted });
+            }
+        }
+        if chain.downstream == chain.accepted {
+            chain.owed_since = now;
+        }
+        chain.accepted += 1;
+        if chain.tail {
+            chain.downstream = chain.accepted;
+        }
+        chain.pending.push_back(Pending {
+            session,
+            header,
+            payload,
+            _room: room,
+            waiters: vec![sender],
+        });
+        let start_apply = !std::mem::replace(&mut chain.applying, true);
+        let start_link = !chain.tail && !std::mem::replace(&mut chain.linking, true);
+        if !chain.tail {
+            self.link.notify_waiters();
+        }
+        Ok(accepted(start_apply, start_link))
+    }
+
+    /// Resolves when all that is accepted now is done here and below.
+    ///
+    /// # Errors
+    /// As [`Replica::accept`].
+    pub fn settled(&self, version: Version) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+        let mut state = self.lock();
+        let chain = open_at(&mut state.chain, version)?;
+        let (sender, answer) = oneshot::channel();
+        let serial = Serial(chain.accepted);
+        chain.wait(serial, sender);
+        Ok(answer)
+    }
+
+    /// The next mutation for the store, in order; none: the task ends, and another is started by the next mutation.
+    pub fn next_to_apply(&self) -> Option<(P, Write, Bytes)> {
+        let mut state = self.lock();
+        let chain = state.chain.as_mut()?;
+        let next = chain.pending.get((chain.applied - chain.done) as usize);
+        match next {
+            Some(p) => Some((chain.place.clone(), p.header.clone(), p.payload.clone())),
+            None => {
+                chain.applying = false;
+                self.idle.notify_waiters();
+                None
+            }
+        }
+    }
+
+    /// The mutation that `next_to_apply` gave is applied.
+    pub fn applied(&self) {
+        let mut guard = self.lock();
+        let State { chain, remembered, .. } = &mut *guard;
+        let Some(chain) = chain else { return };
+        if let Some(p) = chain.pending.get((chain.applied - chain.done) as usize) {
+            remembered.note(p.session, Sequence(p.header.sequence));
+            chain.applied += 1;
+            chain.settle();
+        }
+    }
+
+    /// The store refused the mutation that `next_to_apply` gave: it and all behind it will never be applied at this
+    /// version. True if the chain was open until now.
+    pub fn apply_failed(&self, why: Refusal) -> bool {
+        let mut state = self.lock();
+        let Some(chain) = &mut state.chain else { return false };
+        let open = chain.close(why);
+        chain.pending.truncate((chain.applied - chain.done) as usize);
+        chain.accepted = chain.applied;
+        chain.applying = false;
+        self.idle.notify_waiters();
+        self.link.notify_waiters();
+        open
+    }
+
+    /// The next frame for downstream after serial `sent`; waits for it. None: the chain of `term` is closed.
+    pub async fn next_to_send(&self, term: u64, sent: u64) -> Option<(Write, Bytes)> {
+        loop {
+            let notified = self.link.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let state = self.lock();
+                let chain = state
+                    .chain
+                    .as_ref()
+                    .filter(|c| state.term == term && c.closed.is_none())?;
+                let from = sent.max(chain.done);
+                if let Some(p) = chain.pending.get((from - chain.done) as usize) {
+                    return Some((p.header.clone(), p.payload.clone()));
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// Resolves when the chain of `term` is closed.
+    pub async fn closed(&self, term: u64) {
+        loop {
+            let notified = self.link.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let state = self.lock();
+                let open = state.term == term && state.chain.as_ref().is_some_and(|c| c.closed.is_none());
+                if !open {
+                    return;
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// Downstream has done everything up to `serial`.
+    ///
+    /// # Errors
+    /// `Invalid` if it can't have: it was never sent that.
+    pub fn acknowledged(&self, term: u64, serial: u64, now: Boot) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        let current = state.term == term;
+        let Some(chain) = state.chain.as_mut().filter(|_| current) else {
+            return Ok(());
+        };
+        if serial > chain.accepted {
+            return Err(Refusal::Invalid(format!(
+                "acknowledged {serial}, sent {}",
+                chain.accepted
+            )));
+        }
+        if serial > chain.downstream {
+            chain.downstream = serial;
+            chain.owed_since = now;
+            chain.settle();
+        }
+        Ok(())
+    }
+
+    /// What downstream has acknowledged, and since when it owes more.
+    pub fn owed(&self, term: u64) -> Option<(u64, Boot)> {
+        let state = self.lock();
+        let chain = state
+            .chain
+            .as_ref()
+            .filter(|c| state.term == term && c.closed.is_none())?;
+        Some((chain.downstream, chain.owed_since))
+    }
+
+    /// True if downstream owes nothing (or the chain is closed): the link task ends, another is started by the next
+    /// mutation.
+    pub fn link_done(&self, term: u64) -> bool {
+        let mut state = self.lock();
+        let current = state.term == term;
+        let Some(chain) = state.chain.as_mut().filter(|_| current) else {
+            return true;
+        };
+        let done = chain.closed.is_some() || chain.downstream == chain.accepted;
+        if done {
+            chain.linking = false;
+        }
+        done
+    }
+
+    /// Ends the chain of `term` (of any, if none is given): what waits is answered with `why`, nothing more is
+    /// accepted, and what was accepted is still applied (R2 †). True if it was open until now.
+    pub fn close(&self, term: Option<u64>, why: Refusal) -> bool {
+        let mut state = self.lock();
+        if term.is_some_and(|t| t != state.term) {
+            return false;
+        }
+        let Some(chain) = &mut state.chain else { return false };
+        let open = chain.close(why);
+        self.link.notify_waiters();
+        open
+    }
+
+    /// Resolves when nothing accepted is left to apply. Only after `close` can that last.
+    pub async fn drained(&self) {
+        loop {
+            let notified = self.idle.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.lock().chain.as_ref().is_none_or(|c| !c.applying) {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// The chain, if it is open at `version`.
+fn open_at<P>(chain: &mut Option<Chain<P>>, version: Version) -> Result<&mut Chain<P>, Refusal> {
+    match chain {
+        None => Err(Refusal::NotWritable("its process started after it was installed")),
+        // the store has a higher version by now
+        Some(Chain {
+            closed: Some(Refusal::Fenced),
+            ..
+        }) => Err(Refusal::Fenced),
+        Some(chain) if chain.version != version => Err(Refusal::StaleVersion { have: chain.version }),
+        Some(Chain { closed: Some(why), .. }) => Err(why.clone()),
+        Some(chain) => Ok(chain),
+    }
+}
+
+impl<P> Chain<P> {
+    /// Answers `waiter` once `serial` is done.
+    fn wait(&mut self, serial: Serial, waiter: oneshot::Sender<Outcome>) {
+        if serial.0 <= self.done {
+            // whoever waited may have gone
+            let _ = waiter.send(Ok(serial));
+        } else {
+            self.pending[(serial.0 - self.done - 1) as usize].waiters.push(waiter);
+        }
+    }
+
+    fn settle(&mut self) {
+        // a closed chain owes nobody anything: what is applied can go
+        let to = match self.closed {
+            Some(_) => self.applied,
+            None => self.applied.min(self.downstream),
+        };
+        while self.done < to {
+            self.done += 1;
+            for waiter in self.pending.pop_front().into_iter().flat_map(|p| p.waiters) {
+                let _ = waiter.send(Ok(Serial(self.done)));
+            }
+        }
+    }
+
+    fn close(&mut self, why: Refusal) -> bool {
+        for pending in &mut self.pending {
+            for waiter in pending.waiters.drain(..) {
+                let _ = waiter.send(Err(why.clone()));
+            }
+        }
+        if self.closed.is_some() {
+            return false;
+        }
+        self.closed = Some(why);
+        self.settle();
+        true
+    }
+}

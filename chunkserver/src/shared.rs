@@ -1,0 +1,555 @@
+//! What every part of the service shares, and the data plane's operations on it: a mutation taken, a sync, a read, and
+//! what other replicas fetch (protocol R1, R4, R6, R9, R10).
+use crate::config::ChunkserverConfig;
+use crate::limits::{CHAIN_PLACES, STORE_RETRY_PAUSE};
+use crate::link;
+use crate::mandate::Mandate;
+use crate::peers::{PeerError, Peers};
+use crate::refusal::Refusal;
+use crate::replica::{Accepted, Key, Mutation, Outcome, Place, Remembered, Replica};
+use crate::reports::Reports;
+use crate::store::{At, Chunk, ChunkMeta, State, Store, StoreError};
+use bytes::{BufMut, Bytes, BytesMut};
+use cairn_io::Env;
+use cairn_proto::common::{ErrorCode, Member};
+use cairn_proto::data::frame_header::Body;
+use cairn_proto::data::{self, Acknowledged, FetchBlocks, FetchTable, Grant, Read, ReadDone, Sync, Table, Write};
+use cairn_proto::{common, required};
+use cairn_types::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, block_pieces};
+use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
+use cairn_types::{
+    ChunkHandle, ClusterId, DiskId, Inode, Registration, Sequence, Serial, ServerId, SessionId, Version,
+};
+use rustc_hash::FxHashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub struct Core {
+    pub config: ChunkserverConfig,
+    pub env: Env,
+    pub server: ServerId,
+    pub store: Store,
+    cluster: OnceLock<ClusterId>,
+    pub mandate: Mandate,
+    replicas: Mutex<FxHashMap<Key, Arc<Replica>>>,
+    pub peers: Peers,
+    pub reports: Reports,
+    /// Owns every task of the data plane.
+    pub tasks: TaskTracker,
+    /// No new request is taken.
+    pub stopping: CancellationToken,
+    /// Memory for frames by the place in the chain that they came to.
+    pub write_room: [Arc<Semaphore>; CHAIN_PLACES],
+    pub read_room: Arc<Semaphore>,
+    /// Every replica is to be verified now.
+    pub scrub_now: Notify,
+    /// Requests so far, so that background work sees whether anybody asks.
+    pub requests: AtomicU64,
+}
+
+/// An answer that is ready: the header and its payload.
+pub type Answer = (Body, Bytes);
+
+impl Core {
+    pub fn new(
+        config: ChunkserverConfig,
+        env: Env,
+        server: ServerId,
+        store: Store,
+        cluster: Option<ClusterId>,
+    ) -> Self {
+        let room = || Arc::new(Semaphore::new(config.frame_memory_bytes));
+        Self {
+            write_room: std::array::from_fn(|_| room()),
+            read_room: room(),
+            peers: Peers::new(env.clone(), server),
+            cluster: cluster.map_or_else(OnceLock::new, OnceLock::from),
+            config,
+            env,
+            server,
+            store,
+            mandate: Mandate::default(),
+            replicas: Mutex::default(),
+            reports: Reports::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            scrub_now: Notify::new(),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// The cluster, once a disk or the master has told it.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster.get().copied()
+    }
+
+    /// Joins `cluster`, for ever.
+    ///
+    /// # Errors
+    /// The one that it is of already, if that is another.
+    pub fn join_cluster(&self, cluster: ClusterId) -> Result<(), ClusterId> {
+        match *self.cluster.get_or_init(|| cluster) {
+            ours if ours == cluster => Ok(()),
+            ours => Err(ours),
+        }
+    }
+
+    fn map(&self) -> std::sync::MutexGuard<'_, FxHashMap<Key, Arc<Replica>>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The replica's volatile state; made if there is none. Give it back with [`Core::release`].
+    pub fn replica(&self, key: Key) -> Arc<Replica> {
+        let mut map = self.map();
+        map.entry(key).or_insert_with(|| Arc::new(Replica::new(key))).clone()
+    }
+
+    pub fn known_replica(&self, key: Key) -> Option<Arc<Replica>> {
+        self.map().get(&key).cloned()
+    }
+
+    /// Forgets the state of a replica that is not in the store, once nobody else has it in hand.
+    pub fn release(&self, replica: Arc<Replica>) {
+        let mut map = self.map();
+        // the map's and this one
+        if Arc::strong_count(&replica) == 2 {
+            map.remove(&replica.key);
+        }
+    }
+
+    /// Forgets the state of a replica that was deleted: whoever still has it in hand finds its chain closed.
+    pub fn forget(&self, replica: Arc<Replica>) {
+        let mut map = self.map();
+        if map.get(&replica.key).is_some_and(|r| Arc::ptr_eq(r, &replica)) {
+            map.remove(&replica.key);
+        }
+    }
+
+    pub fn chunk(&self, key: Key) -> Result<Chunk, Refusal> {
+        let disk = self.store.disk(key.disk).ok_or(Refusal::NoReplica)?;
+        Ok(disk.chunk(key.handle)?)
+    }
+
+    /// The replica that is fenced at `version`; one that the fence found absent is made, empty. For orders, in turn.
+    pub async fn fenced_chunk(
+        &self,
+        key: Key,
+        version: Version,
+        meta: impl FnOnce() -> ChunkMeta + Send + 'static,
+    ) -> Result<Chunk, Refusal> {
+        let disk = self.store.disk(key.disk).ok_or(Refusal::NoReplica)?;
+        let find = move || match disk.chunk(key.handle) {
+            // the fence has raised the floor; without it the order is of a version that was never fenced here
+            Err(StoreError::NotFound { .. }) if disk.floor() >= version => {
+                let chunk = disk.create(key.handle, version, State::Joining, &meta())?;
+                chunk.fence(version)?;
+                Ok(chunk)
+            }
+            found => found,
+        };
+        let found = self.env.blocking.run(find).await.map_err(|e| self.refused(key, e))?;
+        self.reports.changed(key);
+        Ok(found)
+    }
+
+    /// A refusal of the store: what it says of the disk or the replica is passed on to the master.
+    pub fn refused(&self, key: Key, e: StoreError) -> Refusal {
+        let refusal = Refusal::from(e);
+        match &refusal {
+            Refusal::Corrupt(damage) => {
+                let version = self.chunk(key).map_or(Version::ZERO, |c| c.info().version);
+                self.reports.corrupt(key, version, damage);
+            }
+            Refusal::DiskFailed(why) => {
+                if self.reports.disk_failed(key.disk) {
+                    tracing::error!(disk = %key.disk, "disk out of service: {why}");
+                }
+            }
+            _ => {}
+        }
+        refusal
+    }
+
+    /// The place in the chain whose memory a frame takes: the replica's, or what the frame's grant says it will be.
+    pub fn place_of(&self, write: &Write) -> usize {
+        if write.serial == 0 {
+            return 0;
+        }
+        let place = write.grant.as_ref().and_then(|g| position(&g.members, &write.disk));
+        let place = place.or_else(|| {
+            let place = self.known_replica(key_of(write.handle, &write.disk).ok()?)?.place()?;
+            Some(place.position)
+        });
+        // who is not known here is refused without waiting for anybody
+        place.unwrap_or(CHAIN_PLACES - 1).min(CHAIN_PLACES - 1)
+    }
+
+    /// Takes a mutation: checked, in order, on its way down and to the disk. The answer comes when it is done here and
+    /// below.
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub async fn write(
+        self: &Arc<Self>,
+        mut header: Write,
+        payload: Bytes,
+        room: Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+        let key = key_of(header.handle, &header.disk)?;
+        let version: Version = required(header.version, "version")?.into();
+        let session = SessionId::try_from(&header.session[..]).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        check_pieces(&header, &payload)?;
+        let grant = header.grant.take();
+        let replica = match (self.known_replica(key).filter(|r| r.place().is_some()), &grant) {
+            (Some(replica), _) => replica,
+            (None, Some(grant)) => self.create(key, version, grant).await?,
+            (None, None) => return Err(self.why_not_writable(key, version)),
+        };
+        header.grant = grant;
+        let mutation = Mutation {
+            session,
+            version,
+            header,
+            payload,
+            room,
+        };
+        let Accepted {
+            answer,
+            term,
+            start_apply,
+            start_link,
+        } = replica.accept(mutation, self.env.clock.now())?;
+        if start_apply {
+            self.tasks.spawn(apply(self.clone(), replica.clone()));
+        }
+        if start_link {
+            self.tasks.spawn(link::run(self.clone(), replica, term));
+        }
+        Ok(answer)
+    }
+
+    /// Creates a replica on a grant (R10), or finds the one that this grant has created.
+    async fn create(self: &Arc<Self>, key: Key, version: Version, grant: &Grant) -> Result<Arc<Replica>, Refusal> {
+        let position =
+            position(&grant.members, &key.disk.as_bytes()[..]).ok_or(Refusal::Invalid("a grant for others".into()))?;
+        if grant.members.len() > CHAIN_PLACES {
+            return Err(Refusal::Invalid(format!("a chain of {} members", grant.members.len())));
+        }
+        let disk = self.store.disk(key.disk).ok_or(Refusal::NoReplica)?;
+        let replica = self.replica(key);
+        let turn = timeout(self.config.chain_deadline, replica.turn.lock()).await;
+        let turn = turn.map_err(|_| Refusal::Unavailable("an order on this replica is under way"))?;
+        if replica.place().is_some() {
+            drop(turn);
+            return Ok(replica);
+        }
+        let meta = ChunkMeta {
+            inode: Inode(grant.inode),
+            index: grant.index,
+            name: grant.name.to_vec(),
+            created: self.env.clock.wall(),
+        };
+        let created = match self.mandate.may_create(version) {
+            Err(e) => Err(e),
+            Ok(registration) => {
+                let create = move || disk.create(key.handle, version, State::Installed, &meta);
+                match self.env.blocking.run(create).await {
+                    Ok(chunk) => Ok((chunk, registration)),
+                    Err(StoreError::Exists { .. }) => Err(self.why_not_writable(key, version)),
+                    Err(e) => Err(self.refused(key, e)),
+                }
+            }
+        };
+        match created {
+            Ok((chunk, registration)) => {
+                replica.remember(Remembered::default());
+                let place = Place {
+                    version,
+                    members: grant.members.clone().into(),
+                    position,
+                    chunk,
+                };
+                open(&replica, place);
+                self.mandate.trust(key, version, registration);
+                self.reports.changed(key);
+                drop(turn);
+                Ok(replica)
+            }
+            Err(e) => {
+                drop(turn);
+                self.release(replica);
+                Err(e)
+            }
+        }
+    }
+
+    /// Why a replica that has no chain in this process takes no mutation at `version`.
+    fn why_not_writable(&self, key: Key, version: Version) -> Refusal {
+        match self.chunk(key) {
+            Err(e) => e,
+            Ok(chunk) => {
+                let info = chunk.info();
+                match info.state {
+                    _ if info.damage.header.is_some() => Refusal::Corrupt(info.damage),
+                    State::Joining => Refusal::NoReplica,
+                    State::Fenced if info.version >= version => Refusal::Fenced,
+                    _ if info.version != version => Refusal::StaleVersion { have: info.version },
+                    _ => Refusal::NotWritable("its process started after it was installed"),
+                }
+            }
+        }
+    }
+
+    /// Everything applied before at this version is on stable storage, here and below, when this returns.
+    ///
+    /// # Errors
+    /// Why it can't be said.
+    pub async fn sync(self: &Arc<Self>, request: Sync) -> Result<Serial, Refusal> {
+        let key = key_of(request.handle, &request.disk)?;
+        let version: Version = required(request.version, "version")?.into();
+        let replica = self
+            .known_replica(key)
+            .filter(|r| r.place().is_some())
+            .ok_or_else(|| self.why_not_writable(key, version))?;
+        let term = replica.term();
+        let place = replica.place().ok_or(Refusal::NoReplica)?;
+        let serial = replica.settled(version)?.await.map_err(|_| Refusal::Fenced)??;
+        let chunk = place.chunk.clone();
+        let here = async {
+            let synced = self.env.blocking.run(move || chunk.sync()).await;
+            synced.map_err(|e| self.refused(key, e))
+        };
+        let below = async {
+            match place.next() {
+                Some(next) => self.sync_below(&place, next, request).await,
+                None => Ok(()),
+            }
+        };
+        let (here, below) = futures::join!(here, below);
+        for done in [here, below] {
+            if let Err(why) = done {
+                if replica.close(Some(term), why.clone()) {
+                    tracing::warn!(chunk = %key.handle, %version, "sync failed: {why}");
+                    self.reports.broken(key, version, &why);
+                }
+                return Err(why);
+            }
+        }
+        Ok(serial)
+    }
+
+    async fn sync_below(&self, place: &Place, next: &Member, mut request: Sync) -> Result<(), Refusal> {
+        let cluster = self.cluster().ok_or(Refusal::Unavailable("of no cluster yet"))?;
+        let patience = link::patience(self.config.sync_deadline, place.position, place.members.len());
+        request.disk = next.disk.clone();
+        let answer = self.peers.request(cluster, next, Body::Sync(request), patience).await;
+        match answer.map(|frame| frame.body) {
+            Ok(Body::Acknowledged(_)) => Ok(()),
+            Err(PeerError::Refused(mut failed)) => {
+                failed.culprit.get_or_insert_with(|| next.clone());
+                Err(Refusal::Passed(failed))
+            }
+            other => Err(Refusal::ChainBroken {
+                culprit: next.clone(),
+                cause: other.err().unwrap_or(PeerError::WrongAnswer).to_string(),
+            }),
+        }
+    }
+
+    /// # Errors
+    /// Why this replica may not or cannot answer (R6).
+    pub async fn read(&self, request: Read) -> Result<Answer, Refusal> {
+        let key = key_of(request.handle, &request.disk)?;
+        let version: Version = required(request.version, "version")?.into();
+        if request.length as usize > FRAME_PAYLOAD_BYTES_MAX {
+            return Err(Refusal::Invalid(format!("a read of {} bytes", request.length)));
+        }
+        self.mandate.may_read(key, version, self.env.clock.now())?;
+        let chunk = self.chunk(key)?;
+        let Read {
+            offset, length, verify, ..
+        } = request;
+        self.read_blocks(key, chunk, At::Installed(version), offset, length, verify)
+            .await
+    }
+
+    async fn read_blocks(
+        &self,
+        key: Key,
+        chunk: Chunk,
+        at: At,
+        offset: u64,
+        length: u32,
+        verify: bool,
+    ) -> Result<Answer, Refusal> {
+        let read = move || chunk.read(at, offset, u64::from(length), verify);
+        let pieces = self.env.blocking.run(read).await.map_err(|e| self.refused(key, e))?;
+        let done = ReadDone {
+            checksums: pieces.crcs,
+            chunk_length: pieces.length,
+        };
+        Ok((Body::ReadDone(done), pieces.data))
+    }
+
+    /// What another replica compares itself with (R4).
+    ///
+    /// # Errors
+    /// `OldRegistration` for an order from before this server registered; what the store says.
+    pub async fn fetch_table(&self, request: FetchTable) -> Result<Answer, Refusal> {
+        let key = key_of(request.handle, &request.disk)?;
+        let at = source_state(request.version, request.joining)?;
+        self.mandate.check(registration(request.registration)?)?;
+        let chunk = self.chunk(key)?;
+        let read = move || {
+            // a suspect computes its checksums anew by itself, once
+            let table = chunk.table(at)?;
+            Ok::<_, StoreError>((table, chunk.meta()?, chunk.info().damage))
+        };
+        let (table, meta, damage) = self.env.blocking.run(read).await.map_err(|e| self.refused(key, e))?;
+        let remembered = self.known_replica(key).map(|r| r.remembered()).unwrap_or_default();
+        let mut payload = BytesMut::with_capacity(table.crcs.len() * 4);
+        table.crcs.iter().for_each(|crc| payload.put_u32_le(*crc));
+        let answer = Table {
+            chunk_length: table.length,
+            remembered: to_wire(&remembered),
+            bad_blocks: damage.blocks.into_iter().collect(),
+            inode: meta.inode.0,
+            index: meta.index,
+            name: meta.name.into(),
+        };
+        Ok((Body::Table(answer), payload.freeze()))
+    }
+
+    /// # Errors
+    /// As [`Core::fetch_table`]; `Corrupt` with the blocks that another member has to give.
+    pub async fn fetch_blocks(&self, request: FetchBlocks) -> Result<Answer, Refusal> {
+        let key = key_of(request.handle, &request.disk)?;
+        let at = source_state(request.version, request.joining)?;
+        self.mandate.check(registration(request.registration)?)?;
+        let FetchBlocks { offset, length, .. } = request;
+        if !offset.is_multiple_of(BLOCK_SIZE_BYTES) || length as usize > FRAME_PAYLOAD_BYTES_MAX {
+            return Err(Refusal::Invalid(format!("blocks of {length} bytes at {offset}")));
+        }
+        let chunk = self.chunk(key)?;
+        self.read_blocks(key, chunk, at, offset, length, true).await
+    }
+
+    /// Counts a request.
+    pub fn asked(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Writes what was accepted to the store, in order, until nothing is left.
+async fn apply(core: Arc<Core>, replica: Arc<Replica>) {
+    loop {
+        let (blocking, work) = (core.env.blocking, (core.clone(), replica.clone()));
+        if blocking.run(move || apply_all(&work.0, &work.1)).await {
+            return;
+        }
+        sleep(STORE_RETRY_PAUSE).await;
+    }
+}
+
+/// False: the store is short of something that passes, and what is left has to be tried again.
+fn apply_all(core: &Core, replica: &Replica) -> bool {
+    while let Some((place, header, payload)) = replica.next_to_apply() {
+        let at = At::Installed(place.version);
+        match place.chunk.write(at, header.offset, &payload, &header.checksums) {
+            Ok(_) => replica.applied(),
+            Err(StoreError::TooManyFiles) => return false,
+            Err(e) => {
+                let why = core.refused(replica.key, e);
+                if replica.apply_failed(why.clone()) {
+                    tracing::warn!(chunk = %replica.key.handle, version = %place.version, "write failed: {why}");
+                    core.reports.broken(replica.key, place.version, &why);
+                }
+                return true;
+            }
+        }
+    }
+    true
+}
+
+/// Starts a replica's serials in its place of the chain.
+pub fn open(replica: &Replica, place: Place) {
+    let (version, head) = (place.version, place.position == 0);
+    let tail = place.next().is_none();
+    replica.open(place, version, head, tail);
+}
+
+pub fn position(members: &[Member], disk: &[u8]) -> Option<usize> {
+    members.iter().position(|m| m.disk[..] == *disk)
+}
+
+pub fn key_of(handle: u64, disk: &[u8]) -> Result<Key, Refusal> {
+    let disk = DiskId::try_from(disk).map_err(|e| Refusal::Invalid(e.to_string()))?;
+    Ok(Key {
+        disk,
+        handle: ChunkHandle(handle),
+    })
+}
+
+fn registration(wire: Option<common::Registration>) -> Result<Registration, Refusal> {
+    Ok(required(wire, "registration")?.into())
+}
+
+/// What a source must be for the copy that is asked of it.
+fn source_state(version: Option<common::Version>, joining: bool) -> Result<At, Refusal> {
+    let version = required(version, "version")?.into();
+    Ok(if joining {
+        At::Installed(version)
+    } else {
+        At::Fenced(version)
+    })
+}
+
+/// The payload lies in a chunk and is what its checksums say: checked before it is given a place in the order or
+/// forwarded, so that a bad network card costs a frame and not a chain.
+fn check_pieces(header: &Write, payload: &Bytes) -> Result<(), Refusal> {
+    let (offset, len) = (header.offset, payload.len() as u64);
+    if len == 0 || offset.checked_add(len).is_none_or(|end| end > CHUNK_SIZE_BYTES) {
+        return Err(Refusal::Invalid(format!("{len} bytes at {offset} of a chunk")));
+    }
+    let mut sums = header.checksums.iter();
+    for (at, len) in block_pieces(offset, len) {
+        let piece = &payload[(at - offset) as usize..][..len as usize];
+        if sums.next() != Some(&crc32fast::hash(piece)) {
+            return Err(Refusal::BadChecksum);
+        }
+    }
+    match sums.next() {
+        Some(_) => Err(Refusal::Invalid("more checksums than pieces".into())),
+        None => Ok(()),
+    }
+}
+
+fn to_wire(remembered: &Remembered) -> Vec<data::Remembered> {
+    let entry = |(session, sequence): (SessionId, Sequence)| data::Remembered {
+        session: Bytes::copy_from_slice(session.as_bytes()),
+        sequence: sequence.0,
+    };
+    remembered.entries().map(entry).collect()
+}
+
+pub fn from_wire(table: &Table) -> Result<Remembered, Refusal> {
+    let entries = table.remembered.iter().map(|r| {
+        let session = SessionId::try_from(&r.session[..]).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        Ok((session, Sequence(r.sequence)))
+    });
+    let entries: Vec<_> = entries.collect::<Result<_, Refusal>>()?;
+    Ok(Remembered::of(entries))
+}
+
+pub fn acknowledged(serial: Serial) -> Body {
+    Body::Acknowledged(Acknowledged { serial: serial.0 })
+}
+
+/// Only the code of a failure decides; named here for those who look at what a peer said.
+pub fn code_of(failed: &data::Failed) -> ErrorCode {
+    failed.error.as_ref().map_or(ErrorCode::ErrorUnspecified, |e| e.code())
+}
