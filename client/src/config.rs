@@ -11,6 +11,8 @@ pub struct ClientConfig {
     pub host_label: String,
     /// After this long without success an operation fails (`mount.timeout`).
     pub timeout: Duration,
+    /// The first connection to the master; `timeout` if that is less.
+    pub connect_within: Duration,
     /// One attempt at a connection.
     pub connect_timeout: Duration,
     /// A write to the head of a chain, or a read, that has no answer for this long is given up at that server, and the
@@ -37,6 +39,7 @@ impl Default for ClientConfig {
             description: String::new(),
             host_label: String::new(),
             timeout: Duration::from_secs(60),
+            connect_within: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(3),
             server_timeout: Duration::from_secs(8),
             hedge_after: Duration::from_millis(500),

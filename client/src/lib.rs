@@ -5,12 +5,20 @@
 //! amounts of bytes written and not acknowledged (`write`) and read ahead (`read`), and hides the death of servers for
 //! as long as its configured timeout. All opens of one inode share one state, so that every read sees every write.
 mod admin;
+mod ahead;
+mod backoff;
 mod client;
 mod config;
+mod core;
+mod data;
 mod error;
 mod file;
+mod limits;
+mod node;
+mod read;
 mod session;
 mod types;
+mod write;
 
 pub use admin::Admin;
 pub use client::Client;

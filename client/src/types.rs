@@ -69,6 +69,29 @@ pub struct Attr {
     pub allocated_bytes: u64,
 }
 
+impl Attr {
+    /// Before the master has said anything.
+    pub(crate) fn unknown(ino: Inode) -> Self {
+        Self {
+            ino,
+            kind: FileKind::Regular,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            nlink: 0,
+            size: 0,
+            rdev: 0,
+            atime_ns: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            btime_ns: 0,
+            generation: 0,
+            goal: 0,
+            allocated_bytes: 0,
+        }
+    }
+}
+
 impl TryFrom<wire::Attr> for Attr {
     type Error = Malformed;
     fn try_from(a: wire::Attr) -> Result<Self, Malformed> {

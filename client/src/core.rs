@@ -1,0 +1,361 @@
+//! What all parts of one client share, and its background work: open frames are sent and lengths committed within the
+//! commit interval, and files that were dropped without a close are closed.
+use crate::data::Pool;
+use crate::limits::{PARALLEL_MAX, SEQUENCES_MAX};
+use crate::node::Node;
+use crate::session::{Host, Session};
+use crate::{Attr, ClientConfig, Error, Invalidated, Result, Server};
+use bytes::Bytes;
+use cairn_io::Env;
+use cairn_proto::session::{Close, GetAttr, PathOf, answer, call::Request};
+use cairn_types::{ChunkHandle, Inode};
+use futures::StreamExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) struct Core {
+    pub config: ClientConfig,
+    pub env: Env,
+    pub session: Session,
+    pub pool: Pool,
+    /// Bytes that may be written and not acknowledged, and read ahead and not asked for.
+    pub write_buffer: Arc<Semaphore>,
+    pub read_buffer: Arc<Semaphore>,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+    state: Mutex<State>,
+    /// A file was dropped without a close.
+    dropped: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: BTreeMap<Inode, Used>,
+    /// Written and perhaps not committed.
+    dirty: BTreeSet<Inode>,
+    dropped: Vec<Arc<Node>>,
+    /// The last sequence used for a chunk by this session, for files that are not open (protocol R9).
+    sequences: BTreeMap<ChunkHandle, u64>,
+    /// Some were forgotten: a chunk that is not listed may have been written.
+    sequences_forgotten: bool,
+}
+
+struct Used {
+    node: Arc<Node>,
+    users: usize,
+}
+
+/// An answer of another kind than the question's.
+pub(crate) fn mismatch(core: &Core, wanted: &'static str) -> Error {
+    Error::Malformed {
+        server: core.master(),
+        what: format!("another answer than {wanted}"),
+    }
+}
+
+impl Core {
+    pub fn new(config: ClientConfig, env: Env, session: Session) -> Arc<Self> {
+        let bounded = |bytes: usize| Arc::new(Semaphore::new(bytes.clamp(4 << 20, u32::MAX as usize / 2)));
+        Arc::new(Self {
+            pool: Pool::new(env.clone(), session.cluster(), session.id(), config.connect_timeout),
+            write_buffer: bounded(config.write_buffer_bytes),
+            read_buffer: bounded(config.read_buffer_bytes),
+            config,
+            env,
+            session,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            state: Mutex::default(),
+            dropped: Notify::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn master(&self) -> Server {
+        Server::Master(self.config.master.clone())
+    }
+
+    pub fn malformed(&self, what: impl std::fmt::Display) -> Error {
+        Error::Malformed {
+            server: self.master(),
+            what: what.to_string(),
+        }
+    }
+
+    pub async fn path_of(&self, ino: Inode, within: Duration) -> Result<Bytes> {
+        match self
+            .session
+            .call(Request::PathOf(PathOf { inode: ino.0 }), within)
+            .await?
+        {
+            answer::Result::Bytes(path) => Ok(path),
+            _ => Err(mismatch(self, "a path")),
+        }
+    }
+
+    pub async fn ask_attr(&self, ino: Inode, within: Duration) -> Result<Attr> {
+        self.attr_of(
+            self.session
+                .call(Request::GetAttr(GetAttr { inode: ino.0 }), within)
+                .await?,
+        )
+    }
+
+    pub fn attr_of(&self, answer: answer::Result) -> Result<Attr> {
+        match answer {
+            answer::Result::Attr(attr) => Attr::try_from(attr).map_err(|e| self.malformed(e)),
+            _ => Err(mismatch(self, "attributes")),
+        }
+    }
+
+    /// Runs by itself until it ends or the client stops.
+    pub fn detach<F: Future<Output = ()> + Send + 'static>(self: &Arc<Self>, job: impl FnOnce(Arc<Core>) -> F) {
+        let (stop, job) = (self.stop.clone(), job(self.clone()));
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(job).await;
+        });
+    }
+
+    /// As good a name as can be had quickly.
+    pub async fn path_for_people(&self, node: &Node) -> String {
+        match self.path_of(node.ino, Duration::from_secs(1)).await {
+            Ok(path) => String::from_utf8_lossy(&path).into_owned(),
+            Err(_) => node.label(),
+        }
+    }
+
+    /// The inode's shared state, made when it is not in use; pair it with `release`.
+    pub fn use_node(&self, ino: Inode) -> Arc<Node> {
+        let mut state = self.state();
+        let used = state.nodes.entry(ino).or_insert_with(|| Used {
+            node: Arc::new(Node::new(ino)),
+            users: 0,
+        });
+        used.users += 1;
+        used.node.clone()
+    }
+
+    /// The inode's shared state if it is open.
+    pub fn node(&self, ino: Inode) -> Option<Arc<Node>> {
+        self.state().nodes.get(&ino).map(|used| used.node.clone())
+    }
+
+    pub fn release(&self, node: &Arc<Node>) {
+        let mut state = self.state();
+        let Some(used) = state.nodes.get_mut(&node.ino) else {
+            return;
+        };
+        used.users -= 1;
+        if used.users > 0 {
+            return;
+        }
+        state.nodes.remove(&node.ino);
+        state.dirty.remove(&node.ino);
+        let last: Vec<_> = node
+            .state()
+            .chunks
+            .values()
+            .filter_map(|chunk| chunk.last_sequence())
+            .collect();
+        for (handle, sequence) in last {
+            state.remember(handle, sequence);
+        }
+    }
+
+    /// One open of `node` ends. The master is told of the last.
+    pub async fn close(&self, node: &Arc<Node>) {
+        let mut opens = node.gate.lock().await;
+        *opens = opens.saturating_sub(1);
+        if *opens == 0 {
+            let close = Request::Close(Close { inode: node.ino.0 });
+            if let Err(error) = self.session.call(close, self.config.timeout).await {
+                // it is not declared open any more when the session is resumed
+                tracing::debug!(inode = node.ino.0, "close was not heard: {error}");
+            }
+        }
+        drop(opens);
+        self.release(node);
+    }
+
+    /// A file went away without a close: the background task sees to it.
+    pub fn dropped(&self, node: Arc<Node>) {
+        self.state().dropped.push(node);
+        self.dropped.notify_one();
+    }
+
+    pub fn mark_dirty(&self, ino: Inode) {
+        self.state().dirty.insert(ino);
+    }
+
+    pub fn remember_sequence(&self, handle: ChunkHandle, last: u64) {
+        self.state().remember(handle, last);
+    }
+
+    /// The last sequence that this session used for a chunk it finds; a number beyond all when that was forgotten, so
+    /// that the server says where it stands (OUT_OF_ORDER).
+    pub fn last_sequence(&self, handle: ChunkHandle) -> u64 {
+        const BEYOND_ALL: u64 = 1 << 62;
+        let mut state = self.state();
+        let forgotten = if state.sequences_forgotten { BEYOND_ALL } else { 0 };
+        state.sequences.remove(&handle).unwrap_or(forgotten)
+    }
+
+    fn dirty_nodes(&self) -> Vec<Arc<Node>> {
+        let state = self.state();
+        state
+            .dirty
+            .iter()
+            .filter_map(|ino| state.nodes.get(ino))
+            .map(|used| used.node.clone())
+            .collect()
+    }
+
+    fn all_nodes(&self) -> Vec<Arc<Node>> {
+        self.state().nodes.values().map(|used| used.node.clone()).collect()
+    }
+
+    /// Open frames of all files go on their way.
+    pub fn seal_all(self: &Arc<Self>) {
+        for node in self.dirty_nodes() {
+            self.seal(&node);
+        }
+    }
+
+    /// Runs until the client stops.
+    pub async fn background(self: Arc<Self>) {
+        let stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.seal_in_time() => {}
+            () = self.commit_in_time() => {}
+            () = self.close_dropped() => {}
+        }
+    }
+
+    /// A third for the frame to be sealed, a third for the commit to see it acknowledged, a third for both to happen.
+    fn interval(&self) -> tokio::time::Interval {
+        let mut interval = tokio::time::interval((self.config.commit_interval / 3).max(Duration::from_millis(10)));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        interval
+    }
+
+    async fn seal_in_time(self: &Arc<Self>) {
+        let mut ticks = self.interval();
+        loop {
+            ticks.tick().await;
+            self.seal_all();
+        }
+    }
+
+    async fn commit_in_time(self: &Arc<Self>) {
+        let mut ticks = self.interval();
+        loop {
+            ticks.tick().await;
+            let commits = futures::stream::iter(self.dirty_nodes());
+            commits
+                .for_each_concurrent(PARALLEL_MAX, |node| async move {
+                    if let Err(error) = Box::pin(self.commit(&node)).await {
+                        // said again, and to the writer, by the commit of the next fsync or close
+                        tracing::debug!(inode = node.ino.0, "not committed yet: {error}");
+                    }
+                    let mut state = self.state();
+                    if node.state().is_clean() {
+                        state.dirty.remove(&node.ino);
+                    }
+                })
+                .await;
+        }
+    }
+
+    async fn close_dropped(self: &Arc<Self>) {
+        loop {
+            let dropped = std::mem::take(&mut self.state().dropped);
+            if dropped.is_empty() {
+                self.dropped.notified().await;
+                continue;
+            }
+            for node in dropped {
+                self.detach(|core| async move {
+                    if let Err(error) = Box::pin(core.flush_and_commit(&node)).await {
+                        tracing::warn!(inode = node.ino.0, "a file that was dropped without a close: {error}");
+                    }
+                    core.close(&node).await;
+                });
+            }
+        }
+    }
+
+    /// All is acknowledged, and the file's.
+    pub async fn flush_and_commit(self: &Arc<Self>, node: &Arc<Node>) -> Result<()> {
+        self.flush(node).await?;
+        self.commit(node).await?;
+        node.state().check()
+    }
+
+    pub async fn flush_all(self: &Arc<Self>) -> Result<()> {
+        let flushes = futures::stream::iter(self.dirty_nodes());
+        let results = flushes.map(|node| async move { Box::pin(self.flush_and_commit(&node)).await });
+        let results: Vec<Result<()>> = results.buffer_unordered(PARALLEL_MAX).collect().await;
+        results.into_iter().collect()
+    }
+}
+
+impl State {
+    fn remember(&mut self, handle: ChunkHandle, last: u64) {
+        if last == 0 {
+            return;
+        }
+        self.sequences.insert(handle, last);
+        if self.sequences.len() > SEQUENCES_MAX {
+            self.sequences.pop_first();
+            self.sequences_forgotten = true;
+        }
+    }
+}
+
+impl Host for Core {
+    fn declare(&self) -> (Vec<Inode>, Vec<ChunkHandle>) {
+        let nodes = self.all_nodes();
+        let handles = |node: &Arc<Node>| {
+            node.state()
+                .chunks
+                .values()
+                .filter_map(|c| c.handle())
+                .collect::<Vec<_>>()
+        };
+        (
+            nodes.iter().map(|node| node.ino).collect(),
+            nodes.iter().flat_map(handles).collect(),
+        )
+    }
+
+    fn invalidate(&self, what: &Invalidated) {
+        let nodes = match what {
+            Invalidated::Inode { ino, .. } => self.node(*ino).into_iter().collect(),
+            Invalidated::Entry { .. } => Vec::new(),
+            Invalidated::Everything => self.all_nodes(),
+        };
+        for node in nodes {
+            node.invalidate(what);
+        }
+    }
+
+    fn session_ended(&self) {
+        for node in self.all_nodes() {
+            if node.state().holds_unsynced() {
+                let error = Error::SessionEnded { path: node.label() };
+                tracing::error!(inode = node.ino.0, "{error}");
+                node.fail(error);
+            }
+        }
+    }
+}

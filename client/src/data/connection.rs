@@ -1,0 +1,214 @@
+//! One connection to a chunkserver. Requests leave in the order they were started, answers come in that order.
+use super::Trouble;
+use crate::limits::PIPELINE_MAX;
+use bytes::Bytes;
+use cairn_io::{BoxStream, Net};
+use cairn_proto::data::{Hello, frame_header::Body};
+use cairn_proto::frame::{Frame, read_frame, write_frame};
+use cairn_proto::{PROTOCOL, common::ErrorCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) struct Connection {
+    requests: mpsc::Sender<Request>,
+    life: Arc<Life>,
+    _task: AbortOnDropHandle<()>,
+}
+
+struct Request {
+    body: Body,
+    payload: Bytes,
+    answer: oneshot::Sender<Frame>,
+}
+
+struct Life {
+    address: String,
+    /// Requests started and not answered.
+    in_flight: AtomicUsize,
+    /// Why it ended.
+    cause: Mutex<Option<String>>,
+}
+
+/// A request's answer on its way.
+pub(crate) struct Answer {
+    frame: oneshot::Receiver<Frame>,
+    life: Arc<Life>,
+}
+
+impl Answer {
+    /// Cancel safe: when this was cut short the answer can be waited for again.
+    pub async fn until(&mut self, deadline: Instant) -> Result<Frame, Trouble> {
+        match timeout_at(deadline, &mut self.frame).await {
+            Ok(Ok(Frame {
+                body: Body::Failed(failed),
+                ..
+            })) => Err(Trouble::Failed(Box::new(failed))),
+            Ok(Ok(frame)) => Ok(frame),
+            Ok(Err(_)) => Err(self.life.lost()),
+            Err(_) => Err(Trouble::NoAnswer(format!(
+                "chunkserver {} did not answer in time",
+                self.life.address
+            ))),
+        }
+    }
+}
+
+impl Life {
+    fn lost(&self) -> Trouble {
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        let cause = cause.as_deref().unwrap_or("closed");
+        Trouble::NoAnswer(format!(
+            "the connection to chunkserver {} was lost: {cause}",
+            self.address
+        ))
+    }
+}
+
+impl Connection {
+    pub async fn open(net: &dyn Net, address: &str, hello: Hello, within: Duration) -> Result<Self, Trouble> {
+        let stream = match timeout(within, greet(net, address, hello)).await {
+            Ok(greeted) => greeted?,
+            Err(_) => {
+                let cause = format!("chunkserver {address} did not answer within {} s", within.as_secs_f32());
+                return Err(Trouble::NoAnswer(cause));
+            }
+        };
+        let (requests, queue) = mpsc::channel(PIPELINE_MAX);
+        let life = Arc::new(Life {
+            address: address.to_owned(),
+            in_flight: AtomicUsize::new(0),
+            cause: Mutex::new(None),
+        });
+        let task = AbortOnDropHandle::new(tokio::spawn(run(stream, queue, life.clone())));
+        Ok(Self {
+            requests,
+            life,
+            _task: task,
+        })
+    }
+
+    /// Puts a request behind those before it.
+    pub async fn start(&self, body: Body, payload: Bytes) -> Result<Answer, Trouble> {
+        let (answer, frame) = oneshot::channel();
+        self.life.in_flight.fetch_add(1, Ordering::Relaxed);
+        let request = Request { body, payload, answer };
+        self.requests.send(request).await.map_err(|_| self.life.lost())?;
+        Ok(Answer {
+            frame,
+            life: self.life.clone(),
+        })
+    }
+
+    /// One request by itself.
+    pub async fn ask(&self, body: Body, within: Duration) -> Result<Frame, Trouble> {
+        self.start(body, Bytes::new())
+            .await?
+            .until(Instant::now() + within)
+            .await
+    }
+
+    pub fn alive(&self) -> bool {
+        !self.requests.is_closed()
+    }
+
+    /// It lives and nothing is under way on it.
+    pub fn idle(&self) -> bool {
+        self.alive() && self.life.in_flight.load(Ordering::Relaxed) == 0
+    }
+}
+
+async fn greet(net: &dyn Net, address: &str, hello: Hello) -> Result<BoxStream, Trouble> {
+    let no_answer = |e: &dyn std::fmt::Display| Trouble::NoAnswer(format!("chunkserver {address}: {e}"));
+    let mut stream = net.connect(address).await.map_err(|e| no_answer(&e))?;
+    write_frame(&mut stream, Body::Hello(hello), &[])
+        .await
+        .map_err(|e| no_answer(&e))?;
+    stream.flush().await.map_err(|e| no_answer(&e))?;
+    match read_frame(&mut stream).await {
+        Ok(Some(Frame {
+            body: Body::Welcome(welcome),
+            ..
+        })) if welcome.protocol == PROTOCOL => Ok(stream),
+        Ok(Some(Frame {
+            body: Body::Welcome(welcome),
+            ..
+        })) => Err(no_answer(&format_args!(
+            "it speaks protocol {}, this client {PROTOCOL}: upgrade the older one",
+            welcome.protocol
+        ))),
+        Ok(Some(Frame {
+            body: Body::Failed(failed),
+            ..
+        })) => {
+            let code = failed.error.as_ref().map(|e| e.code());
+            if code == Some(ErrorCode::ErrorWrongCluster) {
+                tracing::error!(
+                    address,
+                    "a chunkserver of another cluster answers at an address the master gave"
+                );
+            }
+            Err(Trouble::Failed(Box::new(failed)))
+        }
+        Ok(Some(_)) => Err(no_answer(&"its first word was not a welcome")),
+        Ok(None) => Err(no_answer(&"it ended the connection at once")),
+        Err(e) => Err(no_answer(&e)),
+    }
+}
+
+async fn run(stream: BoxStream, queue: mpsc::Receiver<Request>, life: Arc<Life>) {
+    let (read, write) = tokio::io::split(stream);
+    // as many as may be started and not answered: the queue, and what is being written
+    let (sent, unanswered) = mpsc::channel(2 * PIPELINE_MAX);
+    let cause = tokio::select! {
+        biased;
+        cause = receive(read, unanswered, &life) => cause,
+        cause = send(write, queue, sent) => cause,
+    };
+    *life.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
+}
+
+async fn send(
+    mut stream: WriteHalf<BoxStream>,
+    mut queue: mpsc::Receiver<Request>,
+    sent: mpsc::Sender<oneshot::Sender<Frame>>,
+) -> String {
+    while let Some(request) = queue.recv().await {
+        // before it is written: its answer may be here before the write returns
+        if sent.send(request.answer).await.is_err() {
+            break;
+        }
+        let written = async {
+            write_frame(&mut stream, request.body, &request.payload).await?;
+            if queue.is_empty() { stream.flush().await } else { Ok(()) }
+        };
+        if let Err(e) = written.await {
+            return e.to_string();
+        }
+    }
+    "closed by this client".into()
+}
+
+async fn receive(
+    mut stream: ReadHalf<BoxStream>,
+    mut unanswered: mpsc::Receiver<oneshot::Sender<Frame>>,
+    life: &Life,
+) -> String {
+    loop {
+        let frame = match read_frame(&mut stream).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return "closed by the server".into(),
+            Err(e) => return e.to_string(),
+        };
+        let Ok(answer) = unanswered.try_recv() else {
+            return "it answered what it was not asked".into();
+        };
+        life.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // a caller that no longer waits is none of the connection's business
+        let _ = answer.send(frame);
+    }
+}

@@ -1,0 +1,177 @@
+//! Connections by address: idle ones are used again, the number to one server is bounded, and a server that did not
+//! answer is remembered for a while so that others are asked first.
+use super::{Connection, Trouble};
+use crate::limits::{CONNECTIONS_IDLE_MAX, CONNECTIONS_MAX, DEAD_FOR};
+use bytes::Bytes;
+use cairn_io::{Boot, Env};
+use cairn_proto::PROTOCOL;
+use cairn_proto::data::Hello;
+use cairn_types::{ClusterId, SessionId};
+use rustc_hash::FxHashMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Shared>);
+
+struct Shared {
+    env: Env,
+    hello: Hello,
+    connect_timeout: Duration,
+    peers: Mutex<FxHashMap<String, Peer>>,
+}
+
+struct Peer {
+    idle: Vec<Arc<Connection>>,
+    slots: Arc<Semaphore>,
+    /// When it last did not answer.
+    failed: Option<Boot>,
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self {
+            idle: Vec::new(),
+            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            failed: None,
+        }
+    }
+}
+
+/// A connection of one's own for a while; dropped, it goes back if it can be used again.
+pub(crate) struct Lease {
+    connection: Arc<Connection>,
+    address: String,
+    pool: Arc<Shared>,
+    _slot: OwnedSemaphorePermit,
+    /// Was not in the pool before: when it breaks at once the server is at fault, not the idle time.
+    pub fresh: bool,
+}
+
+impl Pool {
+    pub fn new(env: Env, cluster: ClusterId, session: SessionId, connect_timeout: Duration) -> Self {
+        let hello = Hello {
+            protocol: PROTOCOL,
+            cluster: Bytes::copy_from_slice(cluster.as_bytes()),
+            peer: Bytes::copy_from_slice(session.as_bytes()),
+        };
+        Self(Arc::new(Shared {
+            env,
+            hello,
+            connect_timeout,
+            peers: Mutex::default(),
+        }))
+    }
+
+    /// A connection to `address`, idle or new.
+    ///
+    /// # Errors
+    /// `NoAnswer`, which is remembered; `Failed` when the server does not want this client.
+    pub async fn get(&self, address: &str) -> Result<Lease, Trouble> {
+        self.lease(address, true).await
+    }
+
+    /// A new connection to `address`: an idle one turned out to have been closed, and so may the others.
+    pub async fn get_fresh(&self, address: &str) -> Result<Lease, Trouble> {
+        self.lease(address, false).await
+    }
+
+    async fn lease(&self, address: &str, reuse: bool) -> Result<Lease, Trouble> {
+        let slots = self
+            .0
+            .peers()
+            .entry(address.to_owned())
+            .or_insert_with(Peer::new)
+            .slots
+            .clone();
+        let within = self.0.connect_timeout;
+        let busy = || {
+            Trouble::NoAnswer(format!(
+                "all {CONNECTIONS_MAX} connections to chunkserver {address} are busy"
+            ))
+        };
+        let slot = match timeout(within, slots.acquire_owned()).await {
+            Ok(Ok(slot)) => slot,
+            _ => return Err(busy()),
+        };
+        let idle = {
+            let mut peers = self.0.peers();
+            let peer = peers.entry(address.to_owned()).or_insert_with(Peer::new);
+            if !reuse {
+                peer.idle.clear();
+            }
+            loop {
+                match peer.idle.pop() {
+                    Some(connection) if !connection.idle() => {}
+                    other => break other,
+                }
+            }
+        };
+        let fresh = idle.is_none();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let opened = Connection::open(&*self.0.env.net, address, self.0.hello.clone(), within).await;
+                Arc::new(opened.inspect_err(|_| self.failed(address))?)
+            }
+        };
+        Ok(Lease {
+            connection,
+            address: address.to_owned(),
+            pool: self.0.clone(),
+            _slot: slot,
+            fresh,
+        })
+    }
+
+    /// The server did not answer.
+    pub fn failed(&self, address: &str) {
+        let now = self.0.env.clock.now();
+        let mut peers = self.0.peers();
+        let peer = peers.entry(address.to_owned()).or_insert_with(Peer::new);
+        peer.failed = Some(now);
+        peer.idle.clear();
+    }
+
+    pub fn answered(&self, address: &str) {
+        if let Some(peer) = self.0.peers().get_mut(address) {
+            peer.failed = None;
+        }
+    }
+
+    /// It did not answer lately: to be asked last.
+    pub fn dead(&self, address: &str) -> bool {
+        let now = self.0.env.clock.now();
+        let failed = self.0.peers().get(address).and_then(|peer| peer.failed);
+        failed.is_some_and(|at| now.since(at) < DEAD_FOR)
+    }
+}
+
+impl Shared {
+    fn peers(&self) -> MutexGuard<'_, FxHashMap<String, Peer>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Deref for Lease {
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.connection.idle() {
+            return;
+        }
+        if let Some(peer) = self.pool.peers().get_mut(&self.address)
+            && peer.idle.len() < CONNECTIONS_IDLE_MAX
+        {
+            peer.idle.push(self.connection.clone());
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Bounds of the client's own queues and retries; those shared with other parts stand in `cairn_types::limits`.
+use cairn_types::limits::{LOCATE_CHUNKS_MAX, SESSION_CALLS_MAX};
+use std::time::Duration;
+
+/// Calls under way to the master, of which it remembers what it answered.
+pub const CALLS_MAX: usize = 512;
+/// Messages between the session and the transport below it.
+pub const OUTGOING_MAX: usize = 64;
+/// Invalidations that the mount has not taken yet; more become one "everything".
+pub const INVALIDATIONS_MAX: usize = 4096;
+/// Connections to one chunkserver, in use and idle, and those kept idle.
+pub const CONNECTIONS_MAX: usize = 64;
+pub const CONNECTIONS_IDLE_MAX: usize = 16;
+/// Frames on one connection without an answer.
+pub const PIPELINE_MAX: usize = 64;
+/// Pieces that one read fetches at a time.
+pub const READ_PIECES_MAX: usize = 8;
+/// Locations asked for at a time by a reader.
+pub const LOCATE_AHEAD: u32 = 16;
+/// Chunks whose last sequence is remembered, after their files were closed.
+pub const SEQUENCES_MAX: usize = 1 << 20;
+/// Chunks that one commit names.
+pub const COMMIT_CHUNKS_MAX: usize = 8192;
+/// Files that are committed, synced or closed at a time.
+pub const PARALLEL_MAX: usize = 16;
+/// Between attempts at what failed.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(20);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A server that did not answer is tried last for this long.
+pub const DEAD_FOR: Duration = Duration::from_secs(10);
+/// Refusals that may pass by themselves (a chunk being installed, say) before the master is told.
+pub const PATIENCE: u32 = 4;
+/// What was read ahead and not asked for is not believed after this.
+pub const READ_AHEAD_AGE_MAX: Duration = Duration::from_secs(2);
+
+const _: () = assert!(CALLS_MAX < SESSION_CALLS_MAX);
+const _: () = assert!((LOCATE_AHEAD as usize) < LOCATE_CHUNKS_MAX);
+const _: () = assert!(CONNECTIONS_IDLE_MAX <= CONNECTIONS_MAX);

@@ -1,0 +1,413 @@
+//! Reading: a range is cut into pieces of at most a frame, each is asked of the best replica, of another when that one
+//! fails or is slow, and of the master when all do. Bytes count only when they agree with their checksums.
+use crate::ahead::ReadAhead;
+use crate::backoff::Backoff;
+use crate::core::Core;
+use crate::data::Trouble;
+use crate::limits::READ_PIECES_MAX;
+use crate::node::Node;
+use crate::{Error, Location, Member, ReplicaRead, Result, Server};
+use bytes::{Bytes, BytesMut};
+use cairn_proto::common::ErrorCode;
+use cairn_proto::data::{self, frame_header::Body};
+use cairn_proto::frame::{Frame, checksums};
+use cairn_proto::session::{Complain, call::Request};
+use cairn_types::layout::{CHUNK_SIZE_BYTES, chunk_ranges};
+use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A part of a read within one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    index: u32,
+    offset: u64,
+    len: u32,
+}
+
+/// Cuts a range of a file at chunk boundaries and at multiples of a frame.
+fn pieces(offset: u64, len: u64) -> impl Iterator<Item = Piece> {
+    const FRAME: u64 = FRAME_PAYLOAD_BYTES_MAX as u64;
+    chunk_ranges(offset, len).flat_map(|range| {
+        let end = range.offset + range.len;
+        let mut at = range.offset;
+        std::iter::from_fn(move || {
+            (at < end).then(|| {
+                let next = end.min((at / FRAME + 1) * FRAME);
+                let piece = Piece {
+                    index: range.index,
+                    offset: at,
+                    len: (next - at) as u32,
+                };
+                at = next;
+                piece
+            })
+        })
+    })
+}
+
+impl Core {
+    /// The bytes of `[offset, offset + len)` as far as the file goes, with every write that was made here before.
+    pub async fn read(self: &Arc<Self>, node: &Arc<Node>, ahead: &ReadAhead, offset: u64, len: usize) -> Result<Bytes> {
+        let wanted = len as u64;
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        let deadline = Instant::now() + self.config.timeout;
+        self.flush_range(node, offset, wanted).await?;
+        let size = self
+            .size_for_read(node, offset.saturating_add(wanted), deadline)
+            .await?;
+        let len = size.saturating_sub(offset).min(wanted);
+        ahead.advance(self, node, offset, len, size);
+        match ahead.take(node, offset, len).await {
+            Some(data) => Ok(data),
+            None => self.read_within(node, offset, len, deadline).await,
+        }
+    }
+
+    /// The file's size; where the read goes beyond what is known of it, as the master has it now.
+    async fn size_for_read(&self, node: &Node, end: u64, deadline: Instant) -> Result<u64> {
+        let size = node.state().size();
+        if end <= size {
+            return Ok(size);
+        }
+        let attr = self
+            .ask_attr(node.ino, deadline.saturating_duration_since(Instant::now()))
+            .await?;
+        let mut state = node.state();
+        state.learn(attr, false);
+        Ok(state.size())
+    }
+
+    /// A range that lies within the file, with nothing pending in it.
+    pub async fn read_within(self: &Arc<Self>, node: &Node, offset: u64, len: u64, deadline: Instant) -> Result<Bytes> {
+        let mut all = pieces(offset, len);
+        match (all.next(), all.next()) {
+            (None, _) => Ok(Bytes::new()),
+            (Some(only), None) => self.read_piece(node, only, deadline).await,
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(all);
+                let reads = all.map(|piece| Box::pin(self.read_piece(node, piece, deadline)));
+                let whole = BytesMut::with_capacity(len as usize);
+                let whole = futures::stream::iter(reads).buffered(READ_PIECES_MAX).try_fold(
+                    whole,
+                    |mut whole, piece| async move {
+                        whole.extend_from_slice(&piece);
+                        Ok(whole)
+                    },
+                );
+                Ok(whole.await?.freeze())
+            }
+        }
+    }
+
+    /// Exactly the piece: what no replica holds of it is zeros.
+    async fn read_piece(self: &Arc<Self>, node: &Node, piece: Piece, deadline: Instant) -> Result<Bytes> {
+        let mut backoff = Backoff::new();
+        let mut anew = false;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (location, asked) = self.locate_for_read(node, piece.index, anew, left).await?;
+            let Some(location) = location else {
+                return Ok(zeros(piece.len as usize));
+            };
+            let causes = match self.read_any(node, &location, piece, deadline).await {
+                Ok(data) => return Ok(padded(data, piece.len as usize)),
+                Err(causes) => causes,
+            };
+            let corrupt = |(_, trouble): &(String, Trouble)| trouble.code() == ErrorCode::ErrorCorrupt;
+            let hopeless = asked && !causes.is_empty() && causes.iter().all(corrupt);
+            let pause = backoff.step(&self.env.rng);
+            if hopeless || Instant::now() + pause >= deadline {
+                return Err(self.unreadable(node, &location, piece, &causes).await);
+            }
+            if asked {
+                tokio::time::sleep(pause).await;
+            }
+            anew = true;
+        }
+    }
+
+    /// Asks replica after replica, and a further one as well when an answer takes long; the first good answer counts.
+    async fn read_any(
+        self: &Arc<Self>,
+        node: &Node,
+        location: &Location,
+        piece: Piece,
+        deadline: Instant,
+    ) -> std::result::Result<Bytes, Vec<(String, Trouble)>> {
+        let mut candidates = self.by_preference(location).into_iter();
+        let mut running = FuturesUnordered::new();
+        let mut causes = Vec::new();
+        let ask = |member: Member| async move {
+            let result = self.read_member(node, location, &member, piece, deadline).await;
+            (member, result)
+        };
+        loop {
+            if running.is_empty() {
+                match candidates.next() {
+                    Some(member) => running.push(Box::pin(ask(member))),
+                    None => return Err(causes),
+                }
+            }
+            tokio::select! {
+                biased;
+                Some((member, result)) = running.next() => match result {
+                    Ok(data) => return Ok(data),
+                    Err(trouble) => {
+                        tracing::debug!(
+                            chunk = %location.handle, version = %location.version, server = member.address, %trouble,
+                            "a replica could not be read"
+                        );
+                        causes.push((member.address, trouble));
+                    }
+                },
+                () = tokio::time::sleep(self.config.hedge_after), if candidates.len() > 0 => {
+                    if let Some(member) = candidates.next() {
+                        running.push(Box::pin(ask(member)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The nearest first, those that did not answer lately last; between equals the choice is the session's own, so
+    /// that many readers spread over the replicas.
+    fn by_preference(&self, location: &Location) -> Vec<Member> {
+        let mut members = location.members.clone();
+        if members.is_empty() {
+            return members;
+        }
+        let session = self
+            .session
+            .id()
+            .as_bytes()
+            .iter()
+            .fold(0u64, |sum, b| sum.wrapping_add(u64::from(*b)));
+        let turn = (location.handle.0.wrapping_add(session) % members.len() as u64) as usize;
+        members.rotate_left(turn);
+        let host = self.config.host_label.rsplit('/').next().unwrap_or_default();
+        let far = |address: &str| host.is_empty() || address.rsplit_once(':').is_none_or(|(name, _)| name != host);
+        members.sort_by_key(|m| (self.pool.dead(&m.address), far(&m.address)));
+        members
+    }
+
+    /// One replica. Bytes that do not agree with their checksums are asked for once more, verified by the server, which
+    /// tells rot on its disk from damage under way; rot is told to the master (promise 8).
+    async fn read_member(
+        self: &Arc<Self>,
+        node: &Node,
+        location: &Location,
+        member: &Member,
+        piece: Piece,
+        deadline: Instant,
+    ) -> std::result::Result<Bytes, Trouble> {
+        let mut verify = false;
+        loop {
+            let left = deadline
+                .saturating_duration_since(Instant::now())
+                .min(self.config.server_timeout);
+            let trouble = match self
+                .ask_member(location, member, piece.offset, piece.len, verify, left)
+                .await
+            {
+                Ok(read) => {
+                    self.pool.answered(&member.address);
+                    return Ok(read.data);
+                }
+                Err(trouble) => trouble,
+            };
+            match &trouble {
+                Trouble::Garbled(_) if !verify => {
+                    verify = true;
+                    continue;
+                }
+                Trouble::Garbled(_) => {
+                    self.report(node, location, member, ErrorCode::ErrorBadChecksum, Vec::new());
+                }
+                Trouble::NoAnswer(_) => self.pool.failed(&member.address),
+                Trouble::Failed(failed) if trouble.code() == ErrorCode::ErrorCorrupt => {
+                    self.report(
+                        node,
+                        location,
+                        member,
+                        ErrorCode::ErrorCorrupt,
+                        failed.bad_blocks.clone(),
+                    );
+                }
+                Trouble::Failed(_) => {}
+            }
+            return Err(trouble);
+        }
+    }
+
+    /// One answer of one replica, its checksums verified.
+    pub async fn ask_member(
+        &self,
+        location: &Location,
+        member: &Member,
+        offset: u64,
+        len: u32,
+        verify: bool,
+        within: Duration,
+    ) -> std::result::Result<ReplicaRead, Trouble> {
+        let read = || {
+            Body::Read(data::Read {
+                handle: location.handle.0,
+                version: Some(location.version.into()),
+                disk: Bytes::copy_from_slice(member.disk.as_bytes()),
+                offset,
+                length: len,
+                verify,
+            })
+        };
+        let connection = self.pool.get(&member.address).await?;
+        let mut answer = connection.ask(read(), within).await;
+        if !connection.fresh && matches!(answer, Err(Trouble::NoAnswer(_))) && !connection.alive() {
+            // it had been closed while it was idle
+            drop(connection);
+            answer = self.pool.get_fresh(&member.address).await?.ask(read(), within).await;
+        }
+        let Frame { body, payload } = answer?;
+        let Body::ReadDone(done) = body else {
+            return Err(Trouble::Garbled("another answer than bytes".into()));
+        };
+        if payload.len() > len as usize || done.checksums != checksums(offset, &payload) {
+            return Err(Trouble::Garbled(format!(
+                "{} bytes at {offset} of chunk {} that do not agree with their checksums",
+                payload.len(),
+                location.handle
+            )));
+        }
+        if (payload.len() as u64) < u64::from(len) && done.chunk_length > offset + payload.len() as u64 {
+            return Err(Trouble::Garbled("fewer bytes than it has".into()));
+        }
+        Ok(ReplicaRead {
+            data: payload,
+            chunk_length: done.chunk_length,
+        })
+    }
+
+    /// Tells the master of a bad replica; the reader does not wait for it.
+    fn report(
+        self: &Arc<Self>,
+        node: &Node,
+        location: &Location,
+        member: &Member,
+        reason: ErrorCode,
+        bad_blocks: Vec<u32>,
+    ) {
+        tracing::warn!(
+            inode = node.ino.0, index = location.index, chunk = %location.handle, server = member.address,
+            ?bad_blocks, "a replica is corrupt; another one is read, and the master told"
+        );
+        let complaint = Request::Complain(Complain {
+            handle: location.handle.0,
+            version: Some(location.version.into()),
+            server: Bytes::copy_from_slice(member.server.as_bytes()),
+            reason: reason.into(),
+            for_write: false,
+            bad_blocks,
+        });
+        self.detach(move |core| async move {
+            if let Err(error) = core.session.call(complaint, core.config.timeout).await {
+                tracing::debug!("a complaint was not heard: {error}");
+            }
+        });
+    }
+
+    async fn unreadable(&self, node: &Node, location: &Location, piece: Piece, causes: &[(String, Trouble)]) -> Error {
+        let path = self.path_for_people(node).await;
+        let offset = u64::from(piece.index) * CHUNK_SIZE_BYTES + piece.offset;
+        let causes: Vec<String> = causes
+            .iter()
+            .map(|(address, trouble)| format!("{address}: {trouble}"))
+            .collect();
+        let causes = if causes.is_empty() {
+            "it has no members".into()
+        } else {
+            causes.join("; ")
+        };
+        tracing::error!(path, inode = node.ino.0, chunk = %location.handle, offset, "no replica can be read: {causes}");
+        Error::Unreadable {
+            path,
+            handle: location.handle,
+            offset,
+            causes,
+        }
+    }
+
+    /// One chosen replica, for tools.
+    pub async fn read_replica(
+        &self,
+        location: &Location,
+        member: &Member,
+        offset: u64,
+        len: u32,
+        verify: bool,
+    ) -> Result<ReplicaRead> {
+        let within = self.config.server_timeout;
+        self.ask_member(location, member, offset, len, verify, within)
+            .await
+            .map_err(|trouble| {
+                let server = Server::Chunkserver(member.address.clone());
+                match trouble {
+                    Trouble::NoAnswer(cause) => Error::NoAnswer { server, within, cause },
+                    Trouble::Garbled(message) => Error::Refused {
+                        server,
+                        code: ErrorCode::ErrorBadChecksum,
+                        message,
+                    },
+                    Trouble::Failed(_) => Error::Refused {
+                        server,
+                        code: trouble.code(),
+                        message: trouble.to_string(),
+                    },
+                }
+            })
+    }
+}
+
+pub(crate) fn zeros(len: usize) -> Bytes {
+    static ZEROS: [u8; FRAME_PAYLOAD_BYTES_MAX] = [0; FRAME_PAYLOAD_BYTES_MAX];
+    match ZEROS.get(..len) {
+        Some(zeros) => Bytes::from_static(zeros),
+        None => Bytes::from(vec![0; len]),
+    }
+}
+
+/// Zeros behind what the replica holds: the file is longer than its last write there.
+fn padded(data: Bytes, len: usize) -> Bytes {
+    if data.len() == len {
+        return data;
+    }
+    let mut whole = BytesMut::with_capacity(len);
+    whole.extend_from_slice(&data);
+    whole.resize(len, 0);
+    whole.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn pieces_cover_a_range_once_and_in_order(offset in 0u64..(200 << 20), len in 0u64..(80 << 20)) {
+            const FRAME: u64 = FRAME_PAYLOAD_BYTES_MAX as u64;
+            let mut at = offset;
+            for piece in pieces(offset, len) {
+                prop_assert_eq!(u64::from(piece.index) * CHUNK_SIZE_BYTES + piece.offset, at);
+                prop_assert!(piece.len > 0);
+                prop_assert_eq!(piece.offset / FRAME, (piece.offset + u64::from(piece.len) - 1) / FRAME);
+                at += u64::from(piece.len);
+            }
+            prop_assert_eq!(at, offset + len);
+        }
+    }
+}
