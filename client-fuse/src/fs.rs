@@ -1,0 +1,381 @@
+//! The file system behind the mount: what POSIX wants, said in the client library's words.
+//!
+//! Two things are kept here, both bounded by the inodes that the kernel itself keeps (it says `forget`):
+//! * for each inode the generation of which the kernel has pages: an open finds them still right when the inode's
+//!   generation is the same. No entry means no pages, which is always safe;
+//! * the inodes that carry setuid or setgid bits: the kernel leaves it to us to take them from a file that somebody
+//!   without privilege writes to, and says so with each write; only for these few does it cost a call.
+use crate::error::{Error, Result};
+use crate::filesystem::{Caller, DirectoryItem, FileSystem, Opened, Statistics};
+use bytes::{Bytes, BytesMut};
+use cairn_client::{
+    Attr, Client, Create, File, FileKind, Invalidation, Make, OpenMode, RenameFlags, SetAttr, XattrFlags,
+};
+use cairn_types::Inode;
+use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+
+const SET_ID_BITS: u32 = 0o6000;
+/// Of a listing: before `.`, behind it, behind `..`. The library's cookies are larger.
+const OFFSET_START: u64 = 0;
+const OFFSET_DOT: u64 = 1;
+const OFFSET_DOTDOT: u64 = 2;
+/// One call of copy_file_range copies at most this much, so that it ends well within any timeout.
+const COPY_BYTES_MAX: u64 = 16 * FRAME_PAYLOAD_BYTES_MAX as u64;
+/// df -i: inodes are bounded by the master's memory alone.
+const FILES_MAX: u64 = u32::MAX as u64;
+
+pub struct CairnFs {
+    client: Client,
+    /// Of what the kernel has pages.
+    cached: Mutex<BTreeMap<Inode, u64>>,
+    set_id: Mutex<BTreeSet<Inode>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn checked(name: &[u8]) -> Result<&[u8]> {
+    // the kernel lets longer names through
+    if name.len() > NAME_BYTES_MAX {
+        Err(Error::NameTooLong)
+    } else {
+        Ok(name)
+    }
+}
+
+/// Namespaces that are stored; those of access control lists are not, and a program must hear so.
+fn checked_xattr(name: &[u8]) -> Result<&[u8]> {
+    let stored: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    match stored.iter().any(|prefix| name.starts_with(prefix)) {
+        true => Ok(name),
+        false => Err(Error::NotSupported("this namespace of extended attributes")),
+    }
+}
+
+impl CairnFs {
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            cached: Mutex::default(),
+            set_id: Mutex::default(),
+        }
+    }
+
+    /// Every attribute that goes to the kernel passes here.
+    fn seen(&self, attr: Attr) -> Attr {
+        if attr.kind == FileKind::Regular {
+            let mut set_id = lock(&self.set_id);
+            if attr.mode & SET_ID_BITS != 0 {
+                set_id.insert(attr.ino);
+            } else if !set_id.is_empty() {
+                set_id.remove(&attr.ino);
+            }
+        }
+        attr
+    }
+
+    /// Before a write or cut by somebody without privilege.
+    async fn drop_set_id(&self, ino: Inode) -> Result<()> {
+        if !lock(&self.set_id).contains(&ino) {
+            return Ok(());
+        }
+        let change = SetAttr {
+            kill_suid: true,
+            ..SetAttr::default()
+        };
+        let attr = self.client.setattr(ino, change).await?;
+        self.seen(attr);
+        Ok(())
+    }
+
+    /// Whether the kernel's pages, if it has any, are of this generation; from here on they are.
+    fn keep_cache(&self, ino: Inode, generation: u64) -> bool {
+        lock(&self.cached).insert(ino, generation) == Some(generation)
+    }
+
+    fn opened(&self, file: File) -> Opened<File> {
+        let attr = self.seen(file.attr());
+        let keep_cache = self.keep_cache(attr.ino, attr.generation);
+        Opened {
+            handle: file,
+            keep_cache,
+        }
+    }
+}
+
+impl FileSystem for CairnFs {
+    type Handle = File;
+
+    async fn lookup(&self, parent: Inode, name: &[u8]) -> Result<Attr> {
+        Ok(self.seen(self.client.lookup(parent, checked(name)?).await?))
+    }
+
+    async fn getattr(&self, ino: Inode) -> Result<Attr> {
+        Ok(self.seen(self.client.getattr(ino).await?))
+    }
+
+    async fn setattr(&self, caller: Caller, ino: Inode, mut change: SetAttr) -> Result<Attr> {
+        // chown(2) takes the bits from everybody's files, truncate(2) from those of a caller without privilege
+        let chown = (change.uid.is_some() || change.gid.is_some()) && change.mode.is_none();
+        let cut = change.size.is_some() && caller.uid != 0;
+        if change.kill_suid || chown || cut {
+            change.kill_suid = lock(&self.set_id).contains(&ino);
+        }
+        if change == SetAttr::default() {
+            return self.getattr(ino).await;
+        }
+        Ok(self.seen(self.client.setattr(ino, change).await?))
+    }
+
+    fn forget(&self, ino: Inode) {
+        lock(&self.cached).remove(&ino);
+        lock(&self.set_id).remove(&ino);
+    }
+
+    async fn readdir(&self, ino: Inode, offset: u64, limit: u32) -> Result<Vec<DirectoryItem>> {
+        let after = if offset <= OFFSET_DOTDOT { 0 } else { offset };
+        let limit = limit.clamp(1, READDIR_ENTRIES_MAX as u32);
+        let page = self.client.readdir(ino, after, limit).await?;
+        let dot = |name: &'static [u8], offset, ino| DirectoryItem {
+            name: Bytes::from_static(name),
+            offset,
+            attr: Attr {
+                ino,
+                ..page.directory.clone()
+            },
+        };
+        let mut items = Vec::with_capacity(page.entries.len() + 2);
+        if offset == OFFSET_START {
+            items.push(dot(b".", OFFSET_DOT, ino));
+        }
+        if offset <= OFFSET_DOT {
+            items.push(dot(b"..", OFFSET_DOTDOT, page.parent));
+        }
+        items.extend(page.entries.into_iter().map(|entry| DirectoryItem {
+            name: entry.name,
+            offset: entry.cookie,
+            attr: self.seen(entry.attr),
+        }));
+        Ok(items)
+    }
+
+    async fn make(
+        &self,
+        caller: Caller,
+        parent: Inode,
+        name: &[u8],
+        kind: FileKind,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Attr> {
+        let make = Make {
+            kind,
+            mode,
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev,
+            target: Bytes::new(),
+        };
+        Ok(self.seen(self.client.make(parent, checked(name)?, make).await?))
+    }
+
+    async fn symlink(&self, caller: Caller, parent: Inode, name: &[u8], target: Bytes) -> Result<Attr> {
+        let make = Make {
+            kind: FileKind::Symlink,
+            mode: 0o777,
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev: 0,
+            target,
+        };
+        Ok(self.client.make(parent, checked(name)?, make).await?)
+    }
+
+    async fn readlink(&self, ino: Inode) -> Result<Bytes> {
+        Ok(self.client.readlink(ino).await?)
+    }
+
+    async fn link(&self, ino: Inode, parent: Inode, name: &[u8]) -> Result<Attr> {
+        Ok(self.seen(self.client.link(ino, parent, checked(name)?).await?))
+    }
+
+    async fn unlink(&self, parent: Inode, name: &[u8]) -> Result<()> {
+        Ok(self.client.unlink(parent, checked(name)?).await?)
+    }
+
+    async fn rmdir(&self, parent: Inode, name: &[u8]) -> Result<()> {
+        Ok(self.client.rmdir(parent, checked(name)?).await?)
+    }
+
+    async fn rename(
+        &self,
+        parent: Inode,
+        name: &[u8],
+        new_parent: Inode,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<()> {
+        Ok(self
+            .client
+            .rename(parent, checked(name)?, new_parent, checked(new_name)?, flags)
+            .await?)
+    }
+
+    /// Always exclusive: the kernel has just seen that the name is absent. If another client creates it meanwhile, the
+    /// kernel has not judged whether this caller may open that file; ESTALE makes it look again and judge.
+    async fn create(
+        &self,
+        caller: Caller,
+        parent: Inode,
+        name: &[u8],
+        mode: u32,
+        exclusive: bool,
+    ) -> Result<(Attr, Opened<File>)> {
+        let create = Create {
+            mode,
+            uid: caller.uid,
+            gid: caller.gid,
+            exclusive: true,
+            truncate: false,
+            goal: 0,
+        };
+        match self.client.create(parent, checked(name)?, create).await {
+            Ok((attr, _, file)) => Ok((self.seen(attr), self.opened(file))),
+            Err(e) if e.errno() == Errno::EXIST.raw_os_error() && !exclusive => Err(Error::Stale),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn open(&self, caller: Caller, ino: Inode, mode: OpenMode) -> Result<Opened<File>> {
+        if mode.truncate && caller.uid != 0 {
+            self.drop_set_id(ino).await?;
+        }
+        Ok(self.opened(self.client.open(ino, mode).await?))
+    }
+
+    async fn read(&self, file: &File, offset: u64, len: usize) -> Result<Bytes> {
+        Ok(file.read_at(offset, len).await?)
+    }
+
+    async fn write(&self, file: &File, offset: u64, data: Bytes, kill_suid: bool) -> Result<()> {
+        if kill_suid {
+            self.drop_set_id(file.inode()).await?;
+        }
+        Ok(file.write_at(offset, data).await?)
+    }
+
+    async fn append(&self, file: &File, data: Bytes, kill_suid: bool) -> Result<u64> {
+        if kill_suid {
+            self.drop_set_id(file.inode()).await?;
+        }
+        Ok(file.append(data).await?)
+    }
+
+    async fn flush(&self, file: &File) -> Result<()> {
+        Ok(file.flush().await?)
+    }
+
+    async fn fsync(&self, file: &File) -> Result<()> {
+        Ok(file.fsync().await?)
+    }
+
+    async fn release(&self, file: File) -> Result<()> {
+        Ok(file.close().await?)
+    }
+
+    async fn allocate(&self, file: &File, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        Ok(file.allocate(offset, len, keep_size).await?)
+    }
+
+    async fn zero(&self, file: &File, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        Ok(file.zero(offset, len, keep_size).await?)
+    }
+
+    async fn seek(&self, file: &File, offset: u64, hole: bool) -> Result<u64> {
+        if offset >= self.client.getattr(file.inode()).await?.size {
+            return Err(Error::NoSuchOffset);
+        }
+        match hole {
+            true => Ok(file.seek_hole(offset).await?),
+            false => file.seek_data(offset).await?.ok_or(Error::NoSuchOffset),
+        }
+    }
+
+    async fn copy(&self, from: &File, from_offset: u64, to: &File, to_offset: u64, len: u64) -> Result<u64> {
+        let len = len.min(COPY_BYTES_MAX);
+        let mut copied = 0;
+        while copied < len {
+            let piece = (len - copied).min(FRAME_PAYLOAD_BYTES_MAX as u64) as usize;
+            let step = async {
+                let data = from.read_at(from_offset + copied, piece).await?;
+                let got = data.len();
+                if got > 0 {
+                    to.write_at(to_offset + copied, data).await?;
+                }
+                Ok::<_, cairn_client::Error>(got)
+            };
+            match step.await {
+                Ok(got) => copied += got as u64,
+                // what was copied counts; the next call meets the error
+                Err(e) if copied > 0 => {
+                    tracing::debug!(error = %e, "copy_file_range stopped early");
+                    break;
+                }
+                Err(e) => return Err(e.into()),
+            }
+            if copied < len && !copied.is_multiple_of(FRAME_PAYLOAD_BYTES_MAX as u64) {
+                break; // the end of `from`
+            }
+        }
+        Ok(copied)
+    }
+
+    async fn getxattr(&self, ino: Inode, name: &[u8]) -> Result<Bytes> {
+        Ok(self.client.getxattr(ino, checked_xattr(name)?).await?)
+    }
+
+    async fn setxattr(&self, ino: Inode, name: &[u8], value: Bytes, flags: XattrFlags) -> Result<()> {
+        Ok(self.client.setxattr(ino, checked_xattr(name)?, value, flags).await?)
+    }
+
+    async fn listxattr(&self, caller: Caller, ino: Inode) -> Result<Bytes> {
+        let mut list = BytesMut::new();
+        for name in self.client.listxattr(ino).await? {
+            // only for those who may read them
+            if caller.uid == 0 || !name.starts_with(b"trusted.") {
+                list.extend_from_slice(&name);
+                list.extend_from_slice(&[0]);
+            }
+        }
+        Ok(list.freeze())
+    }
+
+    async fn removexattr(&self, ino: Inode, name: &[u8]) -> Result<()> {
+        Ok(self.client.removexattr(ino, checked_xattr(name)?).await?)
+    }
+
+    async fn statfs(&self) -> Result<Statistics> {
+        let s = self.client.statfs().await?;
+        // copies accounted for: a byte of a file takes `goal` bytes of disks
+        let goal = u64::from(s.goal.max(1));
+        Ok(Statistics {
+            total_bytes: s.total_bytes / goal,
+            available_bytes: s.available_bytes.min(s.total_bytes) / goal,
+            files: s.files,
+            files_free: FILES_MAX.saturating_sub(s.files),
+        })
+    }
+
+    fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>> {
+        Some(self.client.invalidations())
+    }
+
+    fn cached(&self) -> Vec<Inode> {
+        lock(&self.cached).keys().copied().collect()
+    }
+}

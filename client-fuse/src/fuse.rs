@@ -1,0 +1,997 @@
+//! The one file that names `fuser`: requests become calls of a [`FileSystem`], results become answers.
+//!
+//! fuser's threads read requests and poll each call once where it stands: what is buffered or cached is answered
+//! without changing threads. What has to wait goes to the tokio runtime with the reply, which it owns, so a thread is
+//! never held up. Each request is answered within the timeout; work that takes longer goes on to its own end (half a
+//! call to the master cannot be taken back), and what it then opened is closed.
+use crate::error::{Error, Result};
+use crate::filesystem::{Caller, DirectoryItem, FileSystem, Opened};
+use bytes::Bytes;
+use cairn_client::{Attr, FileKind, Invalidated, Invalidation, OpenMode, SetAttr, SetTime, XattrFlags};
+use cairn_types::Inode;
+use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, READDIR_ENTRIES_MAX};
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::OFlags;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+
+/// One request of the kernel carries at most this much: a frame of the data plane.
+const REQUEST_BYTES_MAX: u32 = FRAME_PAYLOAD_BYTES_MAX as u32;
+/// Requests that the kernel has under way by itself: read-ahead, and writes of mapped pages.
+const BACKGROUND_MAX: u16 = 64;
+/// What stat(2) advises for one read or write. A block with one checksum is read and written without its neighbours.
+const ADVISED_BYTES: u32 = cairn_types::layout::BLOCK_SIZE_BYTES as u32;
+/// df's unit.
+const STATFS_UNIT_BYTES: u32 = 4096;
+/// Entries asked for at first, for one answer to READDIR or READDIRPLUS.
+const LISTING_ENTRIES_START: u32 = 128;
+
+/// Inode numbers are never used again, so that one generation is enough for all.
+const GENERATION: Generation = Generation(0);
+
+/// The kernel's caches and patience.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub timeout: Duration,
+    pub attr_ttl: Duration,
+    pub entry_ttl: Duration,
+}
+
+/// What a FUSE connection and the mount share.
+pub(crate) struct Shared<F: FileSystem> {
+    fs: Arc<F>,
+    runtime: Handle,
+    limits: Limits,
+    open: Mutex<BTreeMap<u64, F::Handle>>,
+    next_handle: AtomicU64,
+    /// Inodes whose pages in the kernel are known to be wrong.
+    stale: Mutex<BTreeSet<Inode>>,
+    stale_added: Notify,
+    plain_listing: Listing,
+    plus_listing: Listing,
+}
+
+/// How many entries fit into one answer: a page's worth or 64 KiB, by the kernel's version and the program's buffer,
+/// which fuser does not tell. Asking for more is waste, for fewer is slow: learnt from what fitted.
+struct Listing(AtomicU32);
+
+impl Listing {
+    fn limit(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn learn(&self, asked: u32, got: usize, fitted: usize) {
+        let most = READDIR_ENTRIES_MAX as u32;
+        let fitted = u32::try_from(fitted).unwrap_or(most);
+        if (fitted as usize) < got {
+            self.0.store((fitted + fitted / 8 + 1).min(most), Ordering::Relaxed);
+        } else if fitted >= asked {
+            self.0.store((asked * 2).min(most), Ordering::Relaxed);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<F: FileSystem> Shared<F> {
+    pub fn new(fs: Arc<F>, runtime: Handle, limits: Limits) -> Self {
+        Self {
+            fs,
+            runtime,
+            limits,
+            open: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            stale: Mutex::default(),
+            stale_added: Notify::new(),
+            plain_listing: Listing(AtomicU32::new(LISTING_ENTRIES_START)),
+            plus_listing: Listing(AtomicU32::new(LISTING_ENTRIES_START)),
+        }
+    }
+
+    fn keep(&self, handle: F::Handle) -> FileHandle {
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        lock(&self.open).insert(number, handle);
+        FileHandle(number)
+    }
+
+    fn handle(&self, number: FileHandle) -> Result<F::Handle> {
+        lock(&self.open).get(&number.0).cloned().ok_or(Error::BadHandle)
+    }
+
+    /// Flushes every open file; errors reach the programs that have them open, here they are only logged.
+    pub async fn flush_all(&self) {
+        let open: Vec<_> = lock(&self.open).values().cloned().collect();
+        let flushes = open.iter().map(|handle| self.fs.flush(handle));
+        for e in futures::future::join_all(flushes)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+        {
+            tracing::warn!(error = %e, "a file could not be flushed before unmounting");
+        }
+    }
+
+    fn distrust(&self, ino: Inode) {
+        lock(&self.stale).insert(ino);
+        self.stale_added.notify_one();
+    }
+}
+
+/// A reply that can say no.
+trait Fail: Send + 'static {
+    fn fail(self, errno: Errno);
+}
+macro_rules! fail {
+    ($($reply:ty),*) => {$(
+        impl Fail for $reply {
+            fn fail(self, errno: Errno) {
+                self.error(errno);
+            }
+        }
+    )*};
+}
+fail!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
+
+fn refuse(op: &'static str, ino: u64, reply: impl Fail, error: &Error) {
+    if error.is_ordinary() {
+        tracing::trace!(op, ino, error = %error, "refused");
+    } else {
+        tracing::warn!(op, ino, error = %error, "failed");
+    }
+    reply.fail(Errno::from_i32(error.errno()));
+}
+
+pub(crate) struct Adapter<F: FileSystem>(pub Arc<Shared<F>>);
+
+impl<F: FileSystem> Adapter<F> {
+    /// Does `work` and answers `reply` with it, in time.
+    fn run<T: Send + 'static, R: Fail>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        reply: R,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let (ino, timeout) = (ino.0, self.0.limits.timeout);
+        let mut task = Box::pin(async move {
+            let mut work = pin!(work);
+            match tokio::time::timeout(timeout, &mut work).await {
+                Ok(Ok(done)) => answer(reply, done),
+                Ok(Err(e)) => refuse(op, ino, reply, &e),
+                Err(_) => {
+                    tracing::warn!(
+                        op,
+                        ino,
+                        ?timeout,
+                        "a request had no result in time; it is answered with EIO"
+                    );
+                    reply.fail(Errno::EIO);
+                    if let Err(e) = work.await {
+                        tracing::warn!(op, ino, error = %e, "failed after its time");
+                    }
+                }
+            }
+        });
+        let entered = self.0.runtime.enter();
+        if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            drop(entered);
+            self.0.runtime.spawn(task);
+        }
+    }
+
+    /// Work on an open file.
+    fn with_handle<T: Send + 'static, R: Fail, W: Future<Output = Result<T>> + Send + 'static>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        number: FileHandle,
+        reply: R,
+        work: impl FnOnce(Arc<F>, F::Handle) -> W,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        match self.0.handle(number) {
+            Ok(handle) => self.run(op, ino, reply, work(self.0.fs.clone(), handle), answer),
+            Err(e) => refuse(op, ino.0, reply, &e),
+        }
+    }
+
+    /// Work that ends with a name and what it leads to.
+    fn entry(
+        &self,
+        op: &'static str,
+        parent: INodeNo,
+        reply: ReplyEntry,
+        work: impl Future<Output = Result<Attr>> + Send + 'static,
+    ) {
+        let Limits {
+            attr_ttl, entry_ttl, ..
+        } = self.0.limits;
+        self.run(op, parent, reply, work, move |reply, attr| {
+            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(&attr), GENERATION);
+        });
+    }
+
+    fn attr(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        reply: ReplyAttr,
+        work: impl Future<Output = Result<Attr>> + Send + 'static,
+    ) {
+        let ttl = self.0.limits.attr_ttl;
+        self.run(op, ino, reply, work, move |reply, attr| {
+            reply.attr(&ttl, &file_attr(&attr))
+        });
+    }
+
+    fn done(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        reply: ReplyEmpty,
+        work: impl Future<Output = Result<()>> + Send + 'static,
+    ) {
+        self.run(op, ino, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn xattr(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        size: u32,
+        reply: ReplyXattr,
+        work: impl Future<Output = Result<Bytes>> + Send + 'static,
+    ) {
+        let checked = async move {
+            let value = work.await?;
+            let len = u32::try_from(value.len()).map_err(|_| Error::ListTooLong)?;
+            if size != 0 && len > size {
+                Err(Error::Range)
+            } else {
+                Ok((value, len))
+            }
+        };
+        self.run(op, ino, reply, checked, move |reply, (value, len)| match size {
+            0 => reply.size(len),
+            _ => reply.data(&value),
+        });
+    }
+}
+
+impl<F: FileSystem> Filesystem for Adapter<F> {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // more than the kernel offers is cut to what it offers; mount raises its read-ahead later
+        if let Err(most) = config.set_max_readahead(REQUEST_BYTES_MAX) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_write(REQUEST_BYTES_MAX);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        for wanted in [
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_ASYNC_DIO,
+            // targets never change
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            // without it the kernel asks for security.capability before each write
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                tracing::debug!(?wanted, "the kernel does not have this capability");
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (self.0.fs.clone(), bytes(name));
+        self.entry(
+            "lookup",
+            parent,
+            reply,
+            async move { fs.lookup(inode(parent), &name).await },
+        );
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, _nlookup: u64) {
+        // the kernel gives all its lookups back at once, when it drops the inode
+        self.0.fs.forget(inode(ino));
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let fs = self.0.fs.clone();
+        self.attr("getattr", ino, reply, async move { fs.getattr(inode(ino)).await });
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (fs, caller) = (self.0.fs.clone(), caller(req));
+        let change = SetAttr {
+            mode: mode.map(|m| m & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+            ctime: None,
+            kill_suid: false,
+        };
+        self.attr("setattr", ino, reply, async move {
+            fs.setattr(caller, inode(ino), change).await
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let fs = self.0.fs.clone();
+        let work = async move { fs.readlink(inode(ino)).await };
+        self.run("readlink", ino, reply, work, |reply, target| reply.data(&target));
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (fs, caller, name) = (self.0.fs.clone(), caller(req), bytes(name));
+        self.entry("mknod", parent, reply, async move {
+            let kind = kind_of(mode)?;
+            fs.make(caller, inode(parent), &name, kind, mode & 0o7777, rdev).await
+        });
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let (fs, caller, name) = (self.0.fs.clone(), caller(req), bytes(name));
+        self.entry("mkdir", parent, reply, async move {
+            fs.make(caller, inode(parent), &name, FileKind::Directory, mode & 0o7777, 0)
+                .await
+        });
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.0.fs.clone(), bytes(name));
+        self.done(
+            "unlink",
+            parent,
+            reply,
+            async move { fs.unlink(inode(parent), &name).await },
+        );
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.0.fs.clone(), bytes(name));
+        self.done(
+            "rmdir",
+            parent,
+            reply,
+            async move { fs.rmdir(inode(parent), &name).await },
+        );
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (fs, caller, name, target) = (self.0.fs.clone(), caller(req), bytes(name), bytes(target.as_os_str()));
+        self.entry("symlink", parent, reply, async move {
+            fs.symlink(caller, inode(parent), &name, target).await
+        });
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, name, new_name) = (self.0.fs.clone(), bytes(name), bytes(new_name));
+        self.done("rename", parent, reply, async move {
+            let known = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
+            if !known.contains(flags) || flags == known {
+                return Err(Error::Invalid("flags of rename"));
+            }
+            let flags = cairn_client::RenameFlags {
+                no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
+                exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
+            };
+            fs.rename(inode(parent), &name, inode(new_parent), &new_name, flags)
+                .await
+        });
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (self.0.fs.clone(), bytes(name));
+        self.entry("link", parent, reply, async move {
+            fs.link(inode(ino), inode(parent), &name).await
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, caller, name) = (self.0.fs.clone(), caller(req), bytes(name));
+        let exclusive = has(OpenFlags(flags), OFlags::EXCL);
+        let work = async move { fs.create(caller, inode(parent), &name, mode & 0o7777, exclusive).await };
+        let shared = self.0.clone();
+        self.run("create", parent, reply, work, move |reply, (attr, opened)| {
+            let flags = fopen_flags(&opened, OpenFlags(flags));
+            let ttl = shared.limits.attr_ttl.min(shared.limits.entry_ttl);
+            reply.created(&ttl, &file_attr(&attr), GENERATION, shared.keep(opened.handle), flags);
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, caller) = (self.0.fs.clone(), caller(req));
+        let access = flags.acc_mode();
+        let mode = OpenMode {
+            read: access != OpenAccMode::O_WRONLY,
+            write: access != OpenAccMode::O_RDONLY,
+            append: has(flags, OFlags::APPEND),
+            truncate: has(flags, OFlags::TRUNC),
+        };
+        let work = async move { fs.open(caller, inode(ino), mode).await };
+        let shared = self.0.clone();
+        self.run("open", ino, reply, work, move |reply, opened| {
+            let fopen = fopen_flags(&opened, flags);
+            reply.opened(shared.keep(opened.handle), fopen);
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let work = |fs: Arc<F>, handle| async move { fs.read(&handle, offset, size as usize).await };
+        self.with_handle("read", ino, fh, reply, work, |reply, data: Bytes| reply.data(&data));
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let len = data.len() as u32; // at most REQUEST_BYTES_MAX
+        // the one copy: fuser reads the next request into the same buffer
+        let data = Bytes::copy_from_slice(data);
+        let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let append = has(flags, OFlags::APPEND) && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let shared = self.0.clone();
+        let work = move |fs: Arc<F>, handle| async move {
+            if append {
+                // The kernel takes for the end what it last heard. The bytes go to the true end, and if that is
+                // elsewhere, because another client wrote, the page that the kernel filled is wrong.
+                if fs.append(&handle, data, kill_suid).await? != offset {
+                    shared.distrust(inode(ino));
+                }
+                Ok(())
+            } else {
+                fs.write(&handle, offset, data, kill_suid).await
+            }
+        };
+        self.with_handle("write", ino, fh, reply, work, move |reply, ()| reply.written(len));
+    }
+
+    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let work = |fs: Arc<F>, handle| async move { fs.flush(&handle).await };
+        self.with_handle("flush", ino, fh, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        match lock(&self.0.open).remove(&fh.0) {
+            Some(handle) => {
+                let fs = self.0.fs.clone();
+                self.done("release", ino, reply, async move { fs.release(handle).await });
+            }
+            None => refuse("release", ino.0, reply, &Error::BadHandle),
+        }
+    }
+
+    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let work = |fs: Arc<F>, handle| async move { fs.fsync(&handle).await };
+        self.with_handle("fsync", ino, fh, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        // the namespace's operations are durable before they are answered (promise 1)
+        reply.ok();
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(
+            "readdir",
+            ino,
+            offset,
+            |shared| &shared.plain_listing,
+            reply,
+            |mut reply, items| {
+                let full = |item: &DirectoryItem| {
+                    let (kind, name) = (file_type(item.attr.kind), OsStr::from_bytes(&item.name));
+                    reply.add(INodeNo(item.attr.ino.0), item.offset, kind, name)
+                };
+                let fitted = items.iter().position(full).unwrap_or(items.len());
+                reply.ok();
+                fitted
+            },
+        );
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        let ttl = self.0.limits.attr_ttl.min(self.0.limits.entry_ttl);
+        self.list(
+            "readdirplus",
+            ino,
+            offset,
+            |shared| &shared.plus_listing,
+            reply,
+            move |mut reply, items| {
+                let full = |item: &DirectoryItem| {
+                    let (attr, name) = (file_attr(&item.attr), OsStr::from_bytes(&item.name));
+                    reply.add(attr.ino, item.offset, name, &ttl, &attr, GENERATION)
+                };
+                let fitted = items.iter().position(full).unwrap_or(items.len());
+                reply.ok();
+                fitted
+            },
+        );
+    }
+
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let fs = self.0.fs.clone();
+        self.run("statfs", ino, reply, async move { fs.statfs().await }, |reply, s| {
+            let unit = u64::from(STATFS_UNIT_BYTES);
+            let (total, free) = (s.total_bytes / unit, s.available_bytes.min(s.total_bytes) / unit);
+            let files = s.files.saturating_add(s.files_free);
+            reply.statfs(
+                total,
+                free,
+                free,
+                files,
+                s.files_free,
+                STATFS_UNIT_BYTES,
+                255,
+                STATFS_UNIT_BYTES,
+            );
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, name, value) = (self.0.fs.clone(), bytes(name), Bytes::copy_from_slice(value));
+        self.done("setxattr", ino, reply, async move {
+            use rustix::fs::XattrFlags as Linux;
+            let flags = u32::try_from(flags)
+                .ok()
+                .and_then(Linux::from_bits)
+                .ok_or(Error::Invalid("flags"))?;
+            let flags = XattrFlags {
+                create: flags.contains(Linux::CREATE),
+                replace: flags.contains(Linux::REPLACE),
+            };
+            fs.setxattr(inode(ino), &name, value, flags).await
+        });
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (fs, name) = (self.0.fs.clone(), bytes(name));
+        self.xattr("getxattr", ino, size, reply, async move {
+            fs.getxattr(inode(ino), &name).await
+        });
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (fs, caller) = (self.0.fs.clone(), caller(req));
+        self.xattr("listxattr", ino, size, reply, async move {
+            fs.listxattr(caller, inode(ino)).await
+        });
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.0.fs.clone(), bytes(name));
+        self.done("removexattr", ino, reply, async move {
+            fs.removexattr(inode(ino), &name).await
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        use rustix::fs::FallocateFlags as Mode;
+        let work = move |fs: Arc<F>, handle| async move {
+            let mode = u32::try_from(mode).ok().and_then(Mode::from_bits);
+            let mode = mode.ok_or(Error::NotSupported("this mode of fallocate"))?;
+            let keep_size = mode.contains(Mode::KEEP_SIZE);
+            match mode - Mode::KEEP_SIZE {
+                m if m.is_empty() => fs.allocate(&handle, offset, length, keep_size).await,
+                Mode::PUNCH_HOLE if keep_size => fs.zero(&handle, offset, length, true).await,
+                Mode::ZERO_RANGE => fs.zero(&handle, offset, length, keep_size).await,
+                _ => Err(Error::NotSupported("this mode of fallocate")),
+            }
+        };
+        self.with_handle("fallocate", ino, fh, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        const SEEK_DATA: i32 = 3;
+        const SEEK_HOLE: i32 = 4;
+        let work = move |fs: Arc<F>, handle| async move {
+            let hole = match whence {
+                SEEK_DATA => false,
+                SEEK_HOLE => true,
+                _ => return Err(Error::Invalid("whence")),
+            };
+            let offset = u64::try_from(offset).map_err(|_| Error::NoSuchOffset)?;
+            fs.seek(&handle, offset, hole).await
+        };
+        self.with_handle("lseek", ino, fh, reply, work, |reply, at| reply.offset(at as i64));
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let to = match self.0.handle(fh_out) {
+            Ok(to) => to,
+            Err(e) => return refuse("copy_file_range", ino.0, reply, &e),
+        };
+        let work = move |fs: Arc<F>, from| async move { fs.copy(&from, offset, &to, offset_out, len).await };
+        self.with_handle("copy_file_range", ino, fh, reply, work, |reply, copied| {
+            reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    // Answered once with ENOSYS, and never asked again.
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+    fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+impl<F: FileSystem> Adapter<F> {
+    /// READDIR and READDIRPLUS; `fill` says how many items fitted.
+    fn list<R: Fail>(
+        &self,
+        op: &'static str,
+        ino: INodeNo,
+        offset: u64,
+        listing: fn(&Shared<F>) -> &Listing,
+        reply: R,
+        fill: impl FnOnce(R, &[DirectoryItem]) -> usize + Send + 'static,
+    ) {
+        let shared = self.0.clone();
+        let limit = listing(&shared).limit();
+        let fs = shared.fs.clone();
+        let work = async move { fs.readdir(inode(ino), offset, limit).await };
+        self.run(op, ino, reply, work, move |reply, items: Vec<DirectoryItem>| {
+            let fitted = fill(reply, &items);
+            listing(&shared).learn(limit, items.len(), fitted);
+        });
+    }
+}
+
+/// What others changed leaves the kernel's caches, in order, from a thread of its own: sent from inside a request it
+/// would wait for pages that the request holds. Ends with the file system's pushes.
+pub(crate) async fn invalidate<F: FileSystem>(shared: Arc<Shared<F>>, notifier: Notifier) {
+    let mut pushes = shared.fs.invalidations();
+    loop {
+        let stale = std::mem::take(&mut *lock(&shared.stale));
+        for ino in stale {
+            let what = Invalidated::Inode { ino, data: true };
+            tell_kernel(&shared, &notifier, what).await;
+        }
+        tokio::select! {
+            biased;
+            () = shared.stale_added.notified() => {}
+            push = next(&mut pushes) => {
+                tell_kernel(&shared, &notifier, push.what().clone()).await;
+                push.done();
+            }
+        }
+    }
+}
+
+async fn next(pushes: &mut Option<mpsc::Receiver<Invalidation>>) -> Invalidation {
+    match pushes {
+        Some(receiver) => match receiver.recv().await {
+            Some(push) => push,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // blocks on the kernel's locks, which no simulation has
+async fn tell_kernel<F: FileSystem>(shared: &Arc<Shared<F>>, notifier: &Notifier, what: Invalidated) {
+    let (shared, notifier) = (shared.clone(), notifier.clone());
+    let told = shared.runtime.clone().spawn_blocking(move || {
+        let inode = |ino: Inode, data: bool| {
+            if data {
+                shared.fs.forget(ino);
+            }
+            // a negative offset leaves the pages and takes the attributes
+            notifier.inval_inode(INodeNo(ino.0), if data { 0 } else { -1 }, 0)
+        };
+        match what {
+            Invalidated::Inode { ino, data } => inode(ino, data),
+            Invalidated::Entry { parent, name } => {
+                // takes the directory's lock, for which a request of ours may wait: names that the kernel does not
+                // keep need no telling
+                if shared.limits.entry_ttl.is_zero() {
+                    inode(parent, false)
+                } else {
+                    notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(&name))
+                }
+            }
+            Invalidated::Everything => shared.fs.cached().into_iter().try_for_each(|ino| inode(ino, true)),
+        }
+    });
+    match told.await {
+        Ok(Ok(())) => {}
+        // the mount is gone, or going
+        Ok(Err(e)) => tracing::debug!(error = %e, "the kernel took no invalidation"),
+        Err(e) => tracing::error!(error = %e, "invalidating the kernel's caches panicked"),
+    }
+}
+
+fn inode(ino: INodeNo) -> Inode {
+    Inode(ino.0)
+}
+
+fn bytes(name: &OsStr) -> Bytes {
+    Bytes::copy_from_slice(name.as_bytes())
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+    }
+}
+
+fn has(flags: OpenFlags, wanted: OFlags) -> bool {
+    OFlags::from_bits_retain(flags.0 as u32).contains(wanted)
+}
+
+fn fopen_flags<H>(opened: &Opened<H>, flags: OpenFlags) -> FopenFlags {
+    let mut fopen = FopenFlags::empty();
+    fopen.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    // nothing to flush, and close(2) need not wait
+    fopen.set(FopenFlags::FOPEN_NOFLUSH, flags.acc_mode() == OpenAccMode::O_RDONLY);
+    fopen
+}
+
+fn file_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::Regular => FileType::RegularFile,
+        FileKind::Directory => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
+        FileKind::CharacterDevice => FileType::CharDevice,
+        FileKind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// Of mknod(2)'s mode; no type means a regular file.
+fn kind_of(mode: u32) -> Result<FileKind> {
+    use rustix::fs::FileType as Linux;
+    Ok(match Linux::from_raw_mode(mode) {
+        Linux::RegularFile => FileKind::Regular,
+        Linux::Fifo => FileKind::Fifo,
+        Linux::Socket => FileKind::Socket,
+        Linux::CharacterDevice => FileKind::CharacterDevice,
+        Linux::BlockDevice => FileKind::BlockDevice,
+        Linux::Unknown if mode & 0o170_000 == 0 => FileKind::Regular,
+        _ => return Err(Error::Invalid("the type of file")),
+    })
+}
+
+fn file_attr(a: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(a.ino.0),
+        size: a.size,
+        blocks: a.allocated_bytes.div_ceil(512),
+        atime: system_time(a.atime_ns),
+        mtime: system_time(a.mtime_ns),
+        ctime: system_time(a.ctime_ns),
+        crtime: system_time(a.btime_ns),
+        kind: file_type(a.kind),
+        perm: (a.mode & 0o7777) as u16,
+        nlink: a.nlink,
+        uid: a.uid,
+        gid: a.gid,
+        rdev: a.rdev,
+        blksize: ADVISED_BYTES,
+        flags: 0,
+    }
+}
+
+fn system_time(ns: i64) -> SystemTime {
+    let distance = Duration::from_nanos(ns.unsigned_abs());
+    if ns < 0 {
+        UNIX_EPOCH - distance
+    } else {
+        UNIX_EPOCH + distance
+    }
+}
+
+fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::At(nanoseconds(time)),
+    }
+}
+
+/// The time that the kernel sent. Before 1970 fuser subtracts the nanoseconds that belong on top of the seconds
+/// (-2 s + 0.5 s becomes -2.5 s): taken back here.
+fn nanoseconds(time: SystemTime) -> i64 {
+    let ns = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_nanos() as i128,
+        Err(before) => {
+            let before = before.duration();
+            -(i128::from(before.as_secs()) * 1_000_000_000) + i128::from(before.subsec_nanos())
+        }
+    };
+    i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_survive_fusers_conversion() {
+        // the kernel's {-2, 500_000_000} is 1.5 s before 1970; fuser makes 2.5 s before of it
+        let from_fuser = UNIX_EPOCH - Duration::new(2, 500_000_000);
+        assert_eq!(nanoseconds(from_fuser), -1_500_000_000);
+        assert_eq!(nanoseconds(UNIX_EPOCH - Duration::from_secs(3)), -3_000_000_000);
+        assert_eq!(nanoseconds(UNIX_EPOCH + Duration::new(1, 5)), 1_000_000_005);
+        assert_eq!(system_time(-1_500_000_000), UNIX_EPOCH - Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn listings_learn_what_fits() {
+        let listing = Listing(AtomicU32::new(128));
+        listing.learn(128, 130, 24);
+        assert_eq!(listing.limit(), 28);
+        listing.learn(28, 28, 28);
+        assert_eq!(listing.limit(), 56);
+        listing.learn(56, 3, 3);
+        assert_eq!(listing.limit(), 56, "a short directory teaches nothing");
+    }
+}
