@@ -144,10 +144,6 @@ pub trait FileSystem: Send + Sync + 'static {
     ) -> impl Future<Output = Result<()>> + Send {
         absent()
     }
-    /// O_APPEND: at the end, wherever that is by now; gives the offset.
-    fn append(&self, handle: &Self::Handle, data: Bytes, kill_suid: bool) -> impl Future<Output = Result<u64>> + Send {
-        absent()
-    }
     /// At each close(2).
     fn flush(&self, handle: &Self::Handle) -> impl Future<Output = Result<()>> + Send {
         absent()

@@ -269,13 +269,6 @@ impl FileSystem for CairnFs {
         Ok(file.write_at(offset, data).await?)
     }
 
-    async fn append(&self, file: &File, data: Bytes, kill_suid: bool) -> Result<u64> {
-        if kill_suid {
-            self.drop_set_id(file.inode()).await?;
-        }
-        Ok(file.append(data).await?)
-    }
-
     async fn flush(&self, file: &File) -> Result<()> {
         Ok(file.flush().await?)
     }

@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::filesystem::{Caller, DirectoryItem, FileSystem, Opened};
 use bytes::Bytes;
-use cairn_client::{Attr, FileKind, Invalidated, Invalidation, OpenMode, SetAttr, SetTime, XattrFlags};
+use cairn_client::{Attr, FileKind, Invalidated, OpenMode, SetAttr, SetTime, XattrFlags};
 use cairn_types::Inode;
 use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, READDIR_ENTRIES_MAX};
 use fuser::{
@@ -18,7 +18,7 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
@@ -29,7 +29,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
 
 /// One request of the kernel carries at most this much: a frame of the data plane.
 const REQUEST_BYTES_MAX: u32 = FRAME_PAYLOAD_BYTES_MAX as u32;
@@ -60,9 +59,6 @@ pub(crate) struct Shared<F: FileSystem> {
     limits: Limits,
     open: Mutex<BTreeMap<u64, F::Handle>>,
     next_handle: AtomicU64,
-    /// Inodes whose pages in the kernel are known to be wrong.
-    stale: Mutex<BTreeSet<Inode>>,
-    stale_added: Notify,
     plain_listing: Listing,
     plus_listing: Listing,
 }
@@ -98,8 +94,6 @@ impl<F: FileSystem> Shared<F> {
             limits,
             open: Mutex::default(),
             next_handle: AtomicU64::new(1),
-            stale: Mutex::default(),
-            stale_added: Notify::new(),
             plain_listing: Listing(AtomicU32::new(LISTING_ENTRIES_START)),
             plus_listing: Listing(AtomicU32::new(LISTING_ENTRIES_START)),
         }
@@ -126,11 +120,6 @@ impl<F: FileSystem> Shared<F> {
         {
             tracing::warn!(error = %e, "a file could not be flushed before unmounting");
         }
-    }
-
-    fn distrust(&self, ino: Inode) {
-        lock(&self.stale).insert(ino);
-        self.stale_added.notify_one();
     }
 }
 
@@ -521,7 +510,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        flags: OpenFlags,
+        _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -529,20 +518,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         // the one copy: fuser reads the next request into the same buffer
         let data = Bytes::copy_from_slice(data);
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let append = has(flags, OFlags::APPEND) && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let shared = self.0.clone();
-        let work = move |fs: Arc<F>, handle| async move {
-            if append {
-                // The kernel takes for the end what it last heard. The bytes go to the true end, and if that is
-                // elsewhere, because another client wrote, the page that the kernel filled is wrong.
-                if fs.append(&handle, data, kill_suid).await? != offset {
-                    shared.distrust(inode(ino));
-                }
-                Ok(())
-            } else {
-                fs.write(&handle, offset, data, kill_suid).await
-            }
-        };
+        let work = move |fs: Arc<F>, handle| async move { fs.write(&handle, offset, data, kill_suid).await };
         self.with_handle("write", ino, fh, reply, work, move |reply, ()| reply.written(len));
     }
 
@@ -807,31 +783,12 @@ impl<F: FileSystem> Adapter<F> {
 /// What others changed leaves the kernel's caches, in order, from a thread of its own: sent from inside a request it
 /// would wait for pages that the request holds. Ends with the file system's pushes.
 pub(crate) async fn invalidate<F: FileSystem>(shared: Arc<Shared<F>>, notifier: Notifier) {
-    let mut pushes = shared.fs.invalidations();
-    loop {
-        let stale = std::mem::take(&mut *lock(&shared.stale));
-        for ino in stale {
-            let what = Invalidated::Inode { ino, data: true };
-            tell_kernel(&shared, &notifier, what).await;
-        }
-        tokio::select! {
-            biased;
-            () = shared.stale_added.notified() => {}
-            push = next(&mut pushes) => {
-                tell_kernel(&shared, &notifier, push.what().clone()).await;
-                push.done();
-            }
-        }
-    }
-}
-
-async fn next(pushes: &mut Option<mpsc::Receiver<Invalidation>>) -> Invalidation {
-    match pushes {
-        Some(receiver) => match receiver.recv().await {
-            Some(push) => push,
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
+    let Some(mut pushes) = shared.fs.invalidations() else {
+        return;
+    };
+    while let Some(push) = pushes.recv().await {
+        tell_kernel(&shared, &notifier, push.what().clone()).await;
+        push.done();
     }
 }
 
