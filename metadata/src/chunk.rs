@@ -58,7 +58,7 @@ impl Members {
     }
 
     pub fn as_slice(&self) -> &[u16] {
-        &self.disks[..usize::from(self.len)]
+        self.disks.get(..usize::from(self.len)).unwrap_or_default()
     }
 }
 

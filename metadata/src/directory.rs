@@ -161,5 +161,5 @@ mod tests {
         assert_eq!(known, KNOWN);
         assert!(known.iter().all(|h| (3..1 << 63).contains(h)));
     }
-    const KNOWN: [u64; 3] = [0, 0, 0];
+    const KNOWN: [u64; 3] = [4706636184713914157, 6032534467920670831, 1029007805597636916];
 }

@@ -25,6 +25,8 @@ pub(super) enum Break {
     R5Lease,
     /// Members are told before the log has it.
     R5Log,
+    /// A chunkserver's: a grant creates though it was drawn before the server registered.
+    R10Late,
 }
 
 /// One reconfiguration under way.
@@ -392,8 +394,6 @@ impl Reconfiguration {
 
     fn registered(&mut self, server: ServerId, registration: Registration, orders: &mut Vec<Order>) {
         let lax = self.breaks(Break::R4Registration);
-        let installing = matches!(self.phase, Phase::Installing { .. });
-        let mut again = Vec::new();
         self.each_of(server, |r| {
             if r.registration.is_some_and(|known| known >= registration) {
                 return;
@@ -407,20 +407,13 @@ impl Reconfiguration {
             r.registration = Some(registration);
             // leased again, in service again: only a fence can settle it now
             (r.lease_over, r.out_of_service) = (false, false);
-            if installing && r.confirmed == Some(false) {
-                again.push(r.place.disk);
-            }
         });
         match &self.phase {
             Phase::Fencing { .. } => self.order_fences(orders),
-            Phase::Installing { members, .. } => {
-                // it is a logged member, synchronized durably: told again, since the first order may have been lost
-                let members = members.clone();
-                for disk in again {
-                    self.order_install(disk, &members, orders);
-                }
-            }
-            _ => self.order_settling_fences(orders),
+            // a logged member is not told to install under its new registration: if its server lost power, that would
+            // clear a suspicion that is right (the source has not been synced). It gets a verdict instead.
+            Phase::Logging { .. } | Phase::Installing { .. } | Phase::Over => {}
+            Phase::Cutting { .. } | Phase::Synchronizing { .. } => self.order_settling_fences(orders),
         }
     }
 
@@ -838,6 +831,7 @@ impl Reconfiguration {
         let version = self.plan.version;
         if let Some(r) = self.replicas.iter().find(|r| r.place.disk == disk)
             && let Some(registration) = r.registration
+            && !r.fallen_out
         {
             orders.push(Order::Install {
                 to: r.place,
@@ -870,9 +864,7 @@ impl Reconfiguration {
             return;
         };
         let late = now >= since + self.plan.patience.install;
-        let pending = |r: &&Replica| {
-            r.confirmed == Some(false) && !r.out_of_service && !r.lease_over && members.contains(&r.place)
-        };
+        let pending = |r: &&Replica| r.confirmed == Some(false) && r.takes_part();
         let head = members.first().copied();
         let tail_pending = self.replicas.iter().filter(pending).any(|r| Some(r.place) != head);
         if !head_told && (late || !tail_pending) {

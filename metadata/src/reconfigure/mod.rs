@@ -254,8 +254,8 @@ pub enum Order {
 pub struct Done {
     pub version: Version,
     pub members: Vec<Member>,
-    /// Logged members that did not confirm the installation in time. The chunk is perhaps not writable; one that
-    /// registers now gets a verdict.
+    /// Logged members that did not confirm the installation. The chunk is perhaps not writable (a complaint mends
+    /// that). One whose server registered meanwhile was told to wait: give it a verdict now.
     pub unconfirmed: Vec<Member>,
     /// Old members and joining replicas that were left out, and are stale now.
     pub left_out: Vec<Member>,
