@@ -49,6 +49,9 @@ pub struct Attr {
     pub allocated_bytes: u64,
 }
 
+/// Values by name.
+pub(crate) type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
 /// One inode in memory. Its number is the key in the table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Node {
@@ -65,7 +68,7 @@ pub(crate) struct Node {
     /// With `parent`: the hash of the name there.
     pub name_hash: u64,
     pub body: Body,
-    pub xattrs: Option<Arc<BTreeMap<Box<[u8]>, Box<[u8]>>>>,
+    pub xattrs: Option<Arc<Xattrs>>,
     pub uid: u32,
     pub gid: u32,
     pub nlink: u32,

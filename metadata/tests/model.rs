@@ -1,6 +1,7 @@
 //! Random operations on the state, compared with a small model of a file system that knows nothing of it; and on the
 //! way the state's own promises: a refused operation changes nothing, a repeated call changes nothing, the same
 //! commands give an equal state, a checkpoint gives it back.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test: what does not hold must stop it
 use cairn_metadata::{
     Command, Create, Existing, FsError, Grant, IndexedGrant, Install, Kind, Op, RemovedAs, Rename, RenameMode, Reply,
     SetAttr, State, Written, XattrMode, apply,
