@@ -1,0 +1,161 @@
+//! Replicas that nothing needs: found by going through what servers reported, deleted after a grace, by orders that
+//! name a version and are confirmed once more by the server before the deed (promise 7).
+//!
+//! Garbage is what no chunk of the log is, and what is no member or of a version that the log has moved past. The
+//! latter is kept until its chunk is at its goal: it is the last resort of an operator. Nothing is looked at before
+//! safe mode is over, and of a server only what its present registration reported.
+use super::table::Purpose;
+use crate::core::{Core, World};
+use crate::limits::{DELETES_MAX, SCAN_STEP};
+use cairn_metadata::{repair, verdict};
+use cairn_proto::chunkserver::{self as wire, ReplicaState, order};
+use cairn_types::{ChunkHandle, DiskId, ServerId, Version};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::time::Duration;
+
+#[derive(Default)]
+pub struct Garbage {
+    /// Since when.
+    known: BTreeMap<(DiskId, ChunkHandle), Duration>,
+    /// Ordered, not answered.
+    ordered: BTreeSet<(DiskId, ChunkHandle)>,
+    /// Where the sweep is.
+    at: Option<(DiskId, ChunkHandle)>,
+    next_sweep: Duration,
+}
+
+impl Garbage {
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    pub fn answered(&mut self, handle: ChunkHandle, disk: DiskId) {
+        self.ordered.remove(&(disk, handle));
+        self.known.remove(&(disk, handle));
+    }
+
+    /// What a server was ordered before it registered anew, it does not do.
+    pub fn disconnected(&mut self, disks: &[DiskId]) {
+        self.ordered.retain(|(disk, _)| !disks.contains(disk));
+        self.known.retain(|(disk, _), _| !disks.contains(disk));
+    }
+}
+
+impl Core {
+    /// Whether the replica is garbage that may be deleted.
+    pub fn may_delete(&self, world: &World, handle: ChunkHandle, disk: DiskId, version: Version) -> bool {
+        if world.safe_mode {
+            return false;
+        }
+        let chunk = world.state.chunk(handle);
+        let wanted = world.reconfigurations.uses(handle, disk) || world.repair.fills(handle, disk);
+        if !verdict::may_delete(chunk.as_ref(), world.state.was_drawn(handle), disk, version, wanted) {
+            return false;
+        }
+        let Some(chunk) = chunk else { return true };
+        // a replica without a readable header is good for nothing; else only when the others are enough
+        let others = self
+            .good_members(world, &chunk)
+            .into_iter()
+            .filter(|d| *d != disk)
+            .count();
+        let unreadable = world
+            .servers
+            .replica(disk, handle)
+            .is_some_and(|r| r.state == ReplicaState::ReplicaDamaged);
+        if unreadable {
+            others > 0
+        } else {
+            others >= usize::from(chunk.goal)
+        }
+    }
+
+    /// A step of the sweep. True: there is more to look at now.
+    pub fn sweep_garbage(&self, world: &mut World) -> bool {
+        let now = self.now();
+        if world.safe_mode || now < world.garbage.next_sweep {
+            return false;
+        }
+        let (found, at) = page(world);
+        world.garbage.at = at;
+        if at.is_none() {
+            let pause = (self.config.gc_grace() / 4).clamp(Duration::from_millis(500), Duration::from_secs(15));
+            world.garbage.next_sweep = now + pause;
+        }
+        for (server, disk, handle, version) in found {
+            let key = (disk, handle);
+            if !self.may_delete(world, handle, disk, version) {
+                world.garbage.known.remove(&key);
+                continue;
+            }
+            let since = *world.garbage.known.entry(key).or_insert(now);
+            let of_server = world
+                .garbage
+                .ordered
+                .iter()
+                .filter(|(d, _)| world.servers.server_of(*d) == Some(server));
+            let unreadable = world
+                .servers
+                .replica(disk, handle)
+                .is_some_and(|r| r.state == ReplicaState::ReplicaDamaged);
+            let due = now >= since + self.config.gc_grace() || (unreadable && world.state.chunk(handle).is_some());
+            if !due || world.garbage.ordered.contains(&key) || of_server.count() >= DELETES_MAX {
+                continue;
+            }
+            let Some(registration) = world.servers.registration(server) else {
+                continue;
+            };
+            let what = order::What::Delete(wire::Delete {
+                version: Some(version.into()),
+            });
+            if world
+                .servers
+                .order(server, registration, handle, Some(disk), Purpose::Delete, what)
+            {
+                tracing::debug!(chunk = %handle, %disk, %version, "deleting garbage");
+                world.garbage.ordered.insert(key);
+            }
+        }
+        world.garbage.at.is_some()
+    }
+
+    /// Members with a replica that can be relied on, on servers that are up.
+    pub fn good_members(&self, world: &World, chunk: &cairn_metadata::ChunkInfo) -> Vec<DiskId> {
+        let view = self.view(world, chunk);
+        let good = view.members.iter().filter(|m| m.standing == repair::Standing::Good);
+        good.map(|m| m.disk).collect()
+    }
+}
+
+type Found = Vec<(ServerId, DiskId, ChunkHandle, Version)>;
+
+/// The next replicas in the order of (disk, chunk) that might be garbage; and where to go on.
+fn page(world: &World) -> (Found, Option<(DiskId, ChunkHandle)>) {
+    let mut found = Vec::new();
+    let mut looked_at = 0;
+    let (from_disk, from_chunk) = world.garbage.at.unwrap_or((DiskId(uuid::Uuid::nil()), ChunkHandle(0)));
+    let mut disks: Vec<_> = (world.servers.iter())
+        .filter(|(_, s)| s.reported && s.connection.is_some())
+        .flat_map(|(id, s)| s.disks.iter().map(move |(disk, d)| (*disk, id, d)))
+        .filter(|(disk, _, _)| *disk >= from_disk)
+        .collect();
+    disks.sort_by_key(|(disk, _, _)| *disk);
+    for (disk, server, known) in disks {
+        let after = if disk == from_disk { from_chunk } else { ChunkHandle(0) };
+        for (handle, replica) in known.replicas.range((Bound::Excluded(after), Bound::Unbounded)) {
+            if looked_at == SCAN_STEP {
+                return (found, Some((disk, ChunkHandle(handle.0 - 1))));
+            }
+            looked_at += 1;
+            let chunk = world.state.chunk(*handle);
+            let member = chunk
+                .as_ref()
+                .is_some_and(|c| c.members.contains(&disk) && replica.version >= c.version);
+            if !member {
+                found.push((server, disk, *handle, replica.version));
+            }
+        }
+    }
+    (found, None)
+}

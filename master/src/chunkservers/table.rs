@@ -1,0 +1,309 @@
+//! What the master knows of chunkservers in memory: soft state, rebuilt from registrations and reports.
+use bytes::Bytes;
+use cairn_metadata::State;
+use cairn_metadata::placement::{DiskView, ServerView};
+use cairn_proto::chunkserver::{self as wire, DiskState, FromMaster, ReplicaState, from_master, order};
+use cairn_types::{ChunkHandle, DiskId, Registration, ServerId, Version};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub type Outbound = mpsc::Sender<Result<FromMaster, tonic::Status>>;
+
+#[derive(Clone)]
+pub struct Connection {
+    pub registration: Registration,
+    pub out: Outbound,
+    /// Cancelled when the server registers anew, falls silent or does not take its orders.
+    pub over: CancellationToken,
+}
+
+/// A replica as its server last reported it, or as an order's answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replica {
+    pub version: Version,
+    pub state: ReplicaState,
+    pub length: u64,
+    pub suspect: bool,
+    pub damaged: bool,
+}
+
+pub struct Disk {
+    /// Unspecified: not reported by the present registration.
+    pub state: DiskState,
+    pub total_bytes: u64,
+    /// Above the reserve.
+    pub available_bytes: u64,
+    pub chunks: u64,
+    pub path: String,
+    pub errors: u64,
+    /// Placed here lately; halves every second.
+    pub creations: u32,
+    pub replicas: BTreeMap<ChunkHandle, Replica>,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            state: DiskState::DiskUnspecified,
+            total_bytes: 0,
+            available_bytes: 0,
+            chunks: 0,
+            path: String::new(),
+            errors: 0,
+            creations: 0,
+            replicas: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Server {
+    pub address: String,
+    /// zone/rack/host, or less.
+    pub label: String,
+    /// Of its software.
+    pub version: String,
+    pub connection: Option<Connection>,
+    /// The inventory of the present registration is in.
+    pub reported: bool,
+    pub disks: BTreeMap<DiskId, Disk>,
+    pub scrub: wire::Scrub,
+    /// When it was last connected; for repair's patience. `None`: it is, or never was.
+    pub lost_since: Option<Duration>,
+}
+
+/// What an order was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Fence(Version),
+    Synchronize(Version),
+    Cut(Version),
+    Install(Version),
+    Join,
+    Delete,
+    Verify,
+    Scrub,
+}
+
+struct Ordered {
+    server: ServerId,
+    registration: Registration,
+    purpose: Purpose,
+}
+
+#[derive(Default)]
+pub struct Servers {
+    all: BTreeMap<ServerId, Server>,
+    disks: BTreeMap<DiskId, ServerId>,
+    orders: BTreeMap<u64, Ordered>,
+    next_order: u64,
+}
+
+impl Servers {
+    /// Those that the log knows; none is connected.
+    pub fn new(state: &State) -> Self {
+        let mut this = Self::default();
+        for info in state.servers() {
+            let server = Server {
+                address: info.address,
+                label: info.label,
+                ..Server::default()
+            };
+            this.all.insert(info.server, server);
+            for disk in info.disks {
+                this.own(info.server, disk.disk);
+            }
+        }
+        this
+    }
+
+    /// The disk is the server's, wherever it was before.
+    pub fn own(&mut self, server: ServerId, disk: DiskId) {
+        if let Some(before) = self.disks.insert(disk, server)
+            && before != server
+            && let Some(before) = self.all.get_mut(&before)
+        {
+            before.disks.remove(&disk);
+        }
+        self.all.entry(server).or_default().disks.entry(disk).or_default();
+    }
+
+    pub fn entry(&mut self, server: ServerId) -> &mut Server {
+        self.all.entry(server).or_default()
+    }
+
+    pub fn get(&self, server: ServerId) -> Option<&Server> {
+        self.all.get(&server)
+    }
+
+    pub fn get_mut(&mut self, server: ServerId) -> Option<&mut Server> {
+        self.all.get_mut(&server)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ServerId, &Server)> + '_ {
+        self.all.iter().map(|(id, server)| (*id, server))
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn server_of(&self, disk: DiskId) -> Option<ServerId> {
+        self.disks.get(&disk).copied()
+    }
+
+    pub fn address(&self, server: ServerId) -> &str {
+        self.all.get(&server).map_or("", |s| &s.address)
+    }
+
+    pub fn disk(&self, disk: DiskId) -> Option<&Disk> {
+        self.all.get(self.disks.get(&disk)?)?.disks.get(&disk)
+    }
+
+    pub fn disk_mut(&mut self, disk: DiskId) -> Option<&mut Disk> {
+        self.all.get_mut(self.disks.get(&disk)?)?.disks.get_mut(&disk)
+    }
+
+    pub fn replica(&self, disk: DiskId, handle: ChunkHandle) -> Option<&Replica> {
+        self.disk(disk)?.replicas.get(&handle)
+    }
+
+    pub fn replica_mut(&mut self, disk: DiskId, handle: ChunkHandle) -> Option<&mut Replica> {
+        self.disk_mut(disk)?.replicas.get_mut(&handle)
+    }
+
+    /// The stream that is open to the server, by its registration.
+    pub fn registration(&self, server: ServerId) -> Option<Registration> {
+        Some(self.all.get(&server)?.connection.as_ref()?.registration)
+    }
+
+    /// It has said, under its present registration, that nothing is served from the disk: that it failed, or by not
+    /// having it any more (protocol R5).
+    pub fn is_out_of_service(&self, disk: DiskId) -> bool {
+        let Some(server) = self.disks.get(&disk).and_then(|server| self.all.get(server)) else {
+            return false;
+        };
+        server.connection.is_some()
+            && server.disks.get(&disk).is_some_and(|d| {
+                d.state == DiskState::DiskFailed || (server.reported && d.state == DiskState::DiskUnspecified)
+            })
+    }
+
+    /// Gives the order to the server that has the disk. False: it is not connected under that registration (any more),
+    /// or takes no orders.
+    pub fn order(
+        &mut self,
+        server: ServerId,
+        registration: Registration,
+        handle: ChunkHandle,
+        disk: Option<DiskId>,
+        purpose: Purpose,
+        what: order::What,
+    ) -> bool {
+        let Some(connection) = self.all.get(&server).and_then(|s| s.connection.as_ref()) else {
+            return false;
+        };
+        if connection.registration != registration {
+            return false;
+        }
+        self.next_order += 1;
+        let id = self.next_order;
+        let order = wire::Order {
+            id,
+            registration: Some(registration.into()),
+            handle: handle.0,
+            disk: disk.map_or_else(Bytes::new, |disk| Bytes::copy_from_slice(disk.as_bytes())),
+            what: Some(what),
+        };
+        let message = FromMaster {
+            body: Some(from_master::Body::Order(order)),
+        };
+        if connection.out.try_send(Ok(message)).is_err() {
+            // a server that takes no orders is of no use: it registers anew
+            connection.over.cancel();
+            return false;
+        }
+        self.orders.insert(
+            id,
+            Ordered {
+                server,
+                registration,
+                purpose,
+            },
+        );
+        true
+    }
+
+    /// The order that this answers, once.
+    pub fn answered(&mut self, server: ServerId, registration: Registration, id: u64) -> Option<Purpose> {
+        let ordered = self.orders.get(&id)?;
+        if ordered.server != server || ordered.registration != registration {
+            return None;
+        }
+        self.orders.remove(&id).map(|o| o.purpose)
+    }
+
+    /// The server's stream has gone: its orders will not be answered.
+    pub fn disconnected(&mut self, server: ServerId, registration: Registration, now: Duration) -> bool {
+        self.orders
+            .retain(|_, o| o.server != server || o.registration != registration);
+        let Some(known) = self.all.get_mut(&server) else {
+            return false;
+        };
+        if known.connection.as_ref().is_none_or(|c| c.registration != registration) {
+            return false;
+        }
+        if let Some(connection) = known.connection.take() {
+            connection.over.cancel();
+        }
+        known.lost_since = Some(now);
+        true
+    }
+
+    /// Views for placement. `up` says which servers are.
+    pub fn views(&self, state: &State, up: impl Fn(ServerId) -> bool) -> Vec<ServerView> {
+        let view = |(id, server): (&ServerId, &Server)| {
+            let disks = server.disks.iter().map(|(disk, d)| DiskView {
+                disk: *disk,
+                total_bytes: d.total_bytes,
+                available_bytes: d.available_bytes,
+                writable: d.state == DiskState::DiskOk && state.disk(*disk).is_some_and(|d| d.in_service),
+                recent_creations: d.creations,
+            });
+            ServerView {
+                server: *id,
+                label: server.label.clone(),
+                up: up(*id) && server.connection.is_some(),
+                draining: false,
+                disks: disks.collect(),
+            }
+        };
+        self.all.iter().map(view).collect()
+    }
+
+    /// Total and available bytes of all disks that are there, less the reserves.
+    pub fn space(&self) -> (u64, u64) {
+        let disks = self
+            .all
+            .values()
+            .filter(|s| s.connection.is_some())
+            .flat_map(|s| s.disks.values());
+        let usable = disks.filter(|d| !matches!(d.state, DiskState::DiskFailed | DiskState::DiskUnspecified));
+        usable.fold((0, 0), |(total, available), d| {
+            let writable = d.state == DiskState::DiskOk;
+            (
+                total + d.total_bytes,
+                available + if writable { d.available_bytes } else { 0 },
+            )
+        })
+    }
+
+    /// Recent creations fade.
+    pub fn fade(&mut self) {
+        for disk in self.all.values_mut().flat_map(|s| s.disks.values_mut()) {
+            disk.creations /= 2;
+        }
+    }
+}

@@ -1,0 +1,584 @@
+//! Calls that change something: what each becomes in the log, and what its outcome is to the client.
+//!
+//! A call is put into the writer's queue by the task that reads the session's stream, so that calls take effect in the
+//! order in which they came; only those that have to wait for chunkservers (see `cut.rs`) leave that order.
+use super::cut::{self, Step};
+use super::queries;
+use super::table::Connection;
+use super::wire::{self as convert, Refusal, shown, shown_inode};
+use crate::core::{Core, Then, World};
+use crate::limits::PURGE_BATCH;
+use bytes::Bytes;
+use cairn_metadata as meta;
+use cairn_metadata::{Command, Existing, FsError, IndexedGrant, Op, Outcome, RemovedAs, RenameMode, Reply, XattrMode};
+use cairn_proto::session::answer::Result as Answer;
+use cairn_proto::session::call::Request;
+use cairn_proto::session::{
+    self as wire, Answer as AnswerMessage, Call, Created, Done, FromMaster, Locations, from_master,
+};
+use cairn_types::limits::{LOCATE_CHUNKS_MAX, SESSION_CALLS_MAX};
+use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Whose call, and which.
+#[derive(Clone, Copy)]
+pub struct CallId {
+    pub session: SessionId,
+    pub sequence: Sequence,
+    pub acknowledged: Sequence,
+}
+
+impl CallId {
+    pub fn command(self, core: &Core, op: Op) -> Command {
+        let Self {
+            session,
+            sequence,
+            acknowledged,
+        } = self;
+        Command::Call {
+            session,
+            sequence,
+            acknowledged,
+            at_ns: core.env.clock.wall(),
+            op,
+        }
+    }
+}
+
+pub fn answer(sequence: Sequence, result: Result<Answer, Refusal>) -> FromMaster {
+    let result = result.unwrap_or_else(|refusal| Answer::Error(refusal.to_wire()));
+    let answer = AnswerMessage {
+        sequence: sequence.0,
+        result: Some(result),
+    };
+    FromMaster {
+        body: Some(from_master::Body::Answer(answer)),
+    }
+}
+
+/// What becomes of a call at once.
+enum Next {
+    Answered(Result<Answer, Refusal>),
+    /// It is in the queue.
+    Logged(oneshot::Receiver<Outcome>),
+    /// It has to wait for others before it can be logged.
+    Waits,
+}
+
+/// Does a call. The answer goes to `connection`: now, or when it is there.
+pub fn call(core: &Arc<Core>, session: SessionId, connection: &Connection, call: Call) -> Option<FromMaster> {
+    let id = CallId {
+        session,
+        sequence: Sequence(call.sequence),
+        acknowledged: Sequence(call.acknowledged),
+    };
+    let Some(request) = call.request else {
+        let refusal = Refusal::Invalid("a call without a request, or of a newer version".into());
+        return Some(answer(id.sequence, Err(refusal)));
+    };
+    let next = {
+        let mut world = core.world();
+        let world = &mut *world;
+        world.sessions.acknowledged(session, id.acknowledged);
+        match world.sessions.get_mut(session) {
+            Some(known) if known.ending => Next::Answered(Err(Refusal::SessionEnded)),
+            None => Next::Answered(Err(Refusal::SessionEnded)),
+            Some(known) if known.calls >= SESSION_CALLS_MAX => Next::Answered(Err(Refusal::Unavailable(
+                "too many calls of this session are under way".into(),
+            ))),
+            Some(_) => match queries::answer(world, session, &request) {
+                Some(result) => Next::Answered(result),
+                None => begin(core, world, id, &request),
+            },
+        }
+    };
+    match next {
+        Next::Answered(result) => return Some(answer(id.sequence, result)),
+        Next::Logged(outcome) => spawn(core, id, connection, request, Some(outcome)),
+        Next::Waits => spawn(core, id, connection, request, None),
+    }
+    None
+}
+
+fn spawn(
+    core: &Arc<Core>,
+    id: CallId,
+    connection: &Connection,
+    request: Request,
+    outcome: Option<oneshot::Receiver<Outcome>>,
+) {
+    if let Some(session) = core.world().sessions.get_mut(id.session) {
+        session.calls += 1;
+    }
+    let (core, connection) = (core.clone(), connection.clone());
+    core.clone().tasks.spawn(async move {
+        let finish = async {
+            match outcome {
+                Some(outcome) => finish(&core, id, &request, outcome).await,
+                None => wait(&core, id, &request).await,
+            }
+        };
+        let timeout = core.config.call_timeout();
+        let result = tokio::select! {
+            biased;
+            result = finish => result,
+            () = core.stop.cancelled() => Err(crate::core::NotTaken::Stopping.into()),
+            () = tokio::time::sleep(timeout + timeout / 8) => {
+                Err(Refusal::Unavailable("the call was not done in time".into()))
+            }
+        };
+        if let Some(session) = core.world().sessions.get_mut(id.session) {
+            session.calls = session.calls.saturating_sub(1);
+        }
+        // a client that has gone asks again on its next stream
+        let _ = connection.out.send(Ok(answer(id.sequence, result))).await;
+    });
+}
+
+fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> Next {
+    match request {
+        Request::Open(open) if !open.truncate => {
+            return Next::Answered(opened(world, id, Inode(open.inode)));
+        }
+        Request::Close(close) => {
+            let inode = Inode(close.inode);
+            if world.sessions.closed(id.session, id.sequence, inode)
+                && world.state.getattr(inode).is_ok_and(|attr| attr.nlink == 0)
+                && !world.state.is_trashed(inode)
+            {
+                world.closed_orphans.insert(inode);
+                core.nudge.notify_one();
+            }
+            world.sessions.written(id.session, inode);
+            return Next::Answered(Ok(Answer::Done(Done {})));
+        }
+        Request::Complain(_) | Request::TrashEmpty(_) => return Next::Waits,
+        Request::Goodbye(_) => {
+            if let Some(session) = world.sessions.get_mut(id.session) {
+                session.ending = true;
+                session.forget_writable();
+            }
+            let command = Command::EndSession { session: id.session };
+            return taken(core.take(command));
+        }
+        _ => {}
+    }
+    if let Some(result) = world.state.remembered(id.session, id.sequence) {
+        return Next::Answered(completed(world, id, request, result));
+    }
+    match operation(core, world, id, request) {
+        Ok(Step::Log(op)) => log(core, id, request, op),
+        Ok(Step::Cut { .. }) => Next::Waits,
+        Err(Early::Refused(refusal)) => Next::Answered(Err(refusal)),
+        Err(Early::Answer(answer)) => Next::Answered(Ok(*answer)),
+    }
+}
+
+fn taken(outcome: Result<oneshot::Receiver<Outcome>, crate::core::NotTaken>) -> Next {
+    match outcome {
+        Ok(outcome) => Next::Logged(outcome),
+        Err(e) => Next::Answered(Err(e.into())),
+    }
+}
+
+fn log(core: &Arc<Core>, id: CallId, request: &Request, op: Op) -> Next {
+    let counts = matches!(request, Request::Create(c) if c.open) || matches!(request, Request::Open(_));
+    taken(core.take_then(id.command(core, op), |answer| {
+        if counts {
+            Then::Opens {
+                id: (id.session, id.sequence),
+                answer,
+            }
+        } else {
+            Then::Answer(answer)
+        }
+    }))
+}
+
+async fn finish(
+    core: &Arc<Core>,
+    id: CallId,
+    request: &Request,
+    outcome: oneshot::Receiver<Outcome>,
+) -> Result<Answer, Refusal> {
+    let outcome = outcome.await.map_err(|_| crate::core::MaybeApplied)?;
+    match outcome.result {
+        Err(FsError::CutNeeded | FsError::Retry) => wait(core, id, request).await,
+        result => completed(&mut core.world(), id, request, result),
+    }
+}
+
+async fn wait(core: &Arc<Core>, id: CallId, request: &Request) -> Result<Answer, Refusal> {
+    match request {
+        Request::Complain(complaint) => cut::complain(core, id, complaint).await,
+        Request::TrashEmpty(empty) => empty_trash(core, id, empty).await,
+        _ => {
+            let result = cut::cut_and_log(core, id, |world| match operation(core, world, id, request) {
+                Ok(step) => Ok(step),
+                Err(Early::Refused(refusal)) => Err(refusal),
+                // only an allocation is answered early, and it never waits
+                Err(Early::Answer(_)) => Err(Refusal::Unavailable("the file is changing".into())),
+            });
+            let result = result.await?;
+            completed(&mut core.world(), id, request, result)
+        }
+    }
+}
+
+fn opened(world: &mut World, id: CallId, inode: Inode) -> Result<Answer, Refusal> {
+    let attr = world
+        .state
+        .getattr(inode)
+        .map_err(Refusal::fs(format!("inode {inode}")))?;
+    if world.releasing.contains(&inode) {
+        return Err(Refusal::fs(format!("inode {inode}"))(FsError::NoSuchInode));
+    }
+    world.sessions.opened(id.session, id.sequence, inode);
+    world.sessions.seen(id.session, [inode]);
+    world.closed_orphans.remove(&inode);
+    Ok(Answer::Attr(convert::attr(attr)))
+}
+
+/// A call that is not logged after all.
+enum Early {
+    Refused(Refusal),
+    Answer(Box<Answer>),
+}
+
+impl<T: Into<Refusal>> From<T> for Early {
+    fn from(refusal: T) -> Self {
+        Early::Refused(refusal.into())
+    }
+}
+
+/// The call as an operation for the log.
+fn operation(core: &Core, world: &mut World, id: CallId, request: &Request) -> Result<Step, Early> {
+    Ok(Step::Log(match request {
+        Request::Create(create) => create_op(core, world, id, create)?,
+        Request::Link(l) => Op::Link {
+            inode: Inode(l.inode),
+            parent: Inode(l.parent),
+            name: l.name.to_vec(),
+        },
+        Request::Unlink(u) => {
+            let (parent, name) = (Inode(u.parent), u.name.to_vec());
+            let removed = removed_as(core, world, parent, &name);
+            Op::Unlink { parent, name, removed }
+        }
+        Request::Rmdir(r) => {
+            let (parent, name) = (Inode(r.parent), r.name.to_vec());
+            let removed = removed_as(core, world, parent, &name);
+            Op::Rmdir { parent, name, removed }
+        }
+        Request::Rename(r) => {
+            let mode = match (r.exchange, r.no_replace) {
+                (true, true) => {
+                    return Err(Refusal::Invalid("exchange and no_replace exclude each other".into()).into());
+                }
+                (true, false) => RenameMode::Exchange,
+                (false, true) => RenameMode::NoReplace,
+                (false, false) => RenameMode::Replace,
+            };
+            let (new_parent, new_name) = (Inode(r.new_parent), r.new_name.to_vec());
+            let removed = removed_as(core, world, new_parent, &new_name);
+            let (parent, name) = (Inode(r.parent), r.name.to_vec());
+            Op::Rename(meta::Rename {
+                parent,
+                name,
+                new_parent,
+                new_name,
+                mode,
+                removed,
+            })
+        }
+        Request::Open(open) => {
+            let set = meta::SetAttr {
+                size: Some(0),
+                mtime: Some(meta::SetTime::Now),
+                ..Default::default()
+            };
+            Op::SetAttr {
+                inode: Inode(open.inode),
+                set,
+            }
+        }
+        Request::SetAttr(s) => {
+            let inode = Inode(s.inode);
+            let set = convert::set_attr(s);
+            if let Some((handle, length)) = s.size.and_then(|size| world.state.cut_needed(inode, size)) {
+                return Ok(Step::Cut { handle, length, set });
+            }
+            Op::SetAttr { inode, set }
+        }
+        Request::SetXattr(s) => {
+            let mode = match (s.create, s.replace) {
+                (true, true) => return Err(Refusal::Invalid("create and replace exclude each other".into()).into()),
+                (true, false) => XattrMode::Create,
+                (false, true) => XattrMode::Replace,
+                (false, false) => XattrMode::Set,
+            };
+            Op::SetXattr {
+                inode: Inode(s.inode),
+                name: s.name.to_vec(),
+                value: s.value.to_vec(),
+                mode,
+            }
+        }
+        Request::RemoveXattr(r) => Op::RemoveXattr {
+            inode: Inode(r.inode),
+            name: r.name.to_vec(),
+        },
+        Request::Allocate(a) => allocate_op(core, world, id, a)?,
+        Request::Commit(c) => {
+            let chunks = c.chunks.iter().map(|w| {
+                let version = cairn_proto::required(w.version, "version")?.into();
+                Ok(meta::Written {
+                    index: w.index,
+                    handle: ChunkHandle(w.handle),
+                    version,
+                })
+            });
+            let chunks = chunks.collect::<Result<_, Refusal>>()?;
+            let (inode, size, written) = (Inode(c.inode), c.size, c.written);
+            Op::Commit {
+                inode,
+                size,
+                chunks,
+                written,
+                generation_seen: c.generation_seen,
+                kill_suid: c.kill_suid,
+            }
+        }
+        Request::SetGoal(g) => Op::SetGoal {
+            inode: Inode(g.inode),
+            goal: convert::goal_of(g.goal)?,
+        },
+        Request::TrashRestore(t) => {
+            let inode = Inode(t.inode);
+            let to = match (t.parent, &t.name) {
+                (Some(parent), Some(name)) => Some((Inode(parent), name.to_vec())),
+                (None, None) => None,
+                _ => return Err(Refusal::Invalid("a place to restore to needs a directory and a name".into()).into()),
+            };
+            Op::TrashRestore { inode, to }
+        }
+        _ => return Err(Refusal::Invalid("not a call that is logged".into()).into()),
+    }))
+}
+
+/// What a file becomes whose last name goes. Regular files without a trash become orphans even if nobody has them
+/// open: an open may be on its way.
+fn removed_as(core: &Core, world: &World, parent: Inode, name: &[u8]) -> RemovedAs {
+    let settled = world.orphans_settled(&core.config, core.now());
+    let closed = world.state.lookup(parent, name).ok();
+    let closed = closed.filter(|a| settled && a.kind != meta::Kind::Regular && !world.sessions.is_open(a.inode));
+    RemovedAs {
+        trash_keep_ns: core.config.trash_keep_ns(),
+        closed: closed.map(|a| a.inode),
+    }
+}
+
+fn create_op(core: &Core, world: &mut World, id: CallId, create: &wire::Create) -> Result<Op, Early> {
+    let kind = convert::kind_of(create.kind())?;
+    let parent = Inode(create.parent);
+    let goal = convert::goal_of(create.goal)?;
+    let existing = match (create.open_existing, create.truncate) {
+        (false, _) => Existing::Refuse,
+        (true, false) => Existing::Open,
+        (true, true) => Existing::OpenTruncated,
+    };
+    let wants_chunk = create.allocate && kind == meta::Kind::Regular;
+    let chunk = if wants_chunk && matches!(world.state.lookup(parent, &create.name), Err(FsError::NotFound)) {
+        let goal = match goal {
+            0 => world.state.getattr(parent).map_or(1, |attr| attr.goal),
+            goal => goal,
+        };
+        let near = near(world, id.session);
+        // without servers the file is created all the same: its first write will tell
+        core.grant(world, goal, &near).ok()
+    } else {
+        None
+    };
+    Ok(Op::Create(meta::Create {
+        parent,
+        name: create.name.to_vec(),
+        kind,
+        mode: create.mode,
+        uid: create.uid,
+        gid: create.gid,
+        rdev: create.rdev,
+        target: create.target.to_vec(),
+        goal,
+        existing,
+        chunk,
+    }))
+}
+
+fn near(world: &World, session: SessionId) -> String {
+    world.sessions.get(session).map_or_else(String::new, |s| s.host.clone())
+}
+
+fn allocate_op(core: &Core, world: &mut World, id: CallId, allocate: &wire::Allocate) -> Result<Op, Early> {
+    let inode = Inode(allocate.inode);
+    let count = allocate.count;
+    if count == 0 || count > LOCATE_CHUNKS_MAX as u32 || allocate.first.checked_add(count).is_none() {
+        return Err(Refusal::Invalid(format!("{count} chunks from {} cannot be allocated", allocate.first)).into());
+    }
+    let located = world.state.locate(inode, allocate.first, count);
+    let (attr, chunks) = located.map_err(|e| Refusal::fs(shown_inode(&world.state, inode))(e))?;
+    if chunks.len() == count as usize {
+        world
+            .sessions
+            .writes(id.session, inode, chunks.iter().map(|c| c.handle));
+        let chunks = chunks.iter().map(|c| world.location(c)).collect();
+        let locations = Locations {
+            chunks,
+            attr: Some(convert::attr(attr)),
+        };
+        return Err(Early::Answer(Box::new(Answer::Locations(locations))));
+    }
+    let near = near(world, id.session);
+    let mut grants = Vec::with_capacity(count as usize);
+    for index in allocate.first..allocate.first + count {
+        // also for those that exist: they may be gone when this is applied
+        grants.push(IndexedGrant {
+            index,
+            grant: core.grant(world, attr.goal, &near)?,
+        });
+    }
+    Ok(Op::Allocate { inode, grants })
+}
+
+/// What the outcome is to the client, and what it means for the session.
+fn completed(
+    world: &mut World,
+    id: CallId,
+    request: &Request,
+    result: Result<Reply, FsError>,
+) -> Result<Answer, Refusal> {
+    let reply = result.map_err(|e| Refusal::fs(describe(world, request))(e))?;
+    Ok(match reply {
+        Reply::Done => Answer::Done(Done {}),
+        Reply::Attr(attr) => {
+            world.sessions.seen(id.session, [attr.inode]);
+            if matches!(request, Request::Open(_)) {
+                world.sessions.opened(id.session, id.sequence, attr.inode);
+            }
+            Answer::Attr(convert::attr(attr))
+        }
+        Reply::Created { attr, existed, chunk } => {
+            world.sessions.seen(id.session, [attr.inode]);
+            if let Request::Create(create) = request {
+                world.sessions.seen(id.session, [Inode(create.parent)]);
+                if create.open {
+                    world.sessions.opened(id.session, id.sequence, attr.inode);
+                }
+            }
+            world
+                .sessions
+                .writes(id.session, attr.inode, chunk.iter().map(|c| c.handle));
+            // a call that is repeated gets the chunk as it is now
+            let chunk = chunk.map(|c| world.state.chunk(c.handle).unwrap_or(c));
+            let chunk = chunk.map(|c| world.location(&c));
+            Answer::Created(Created {
+                attr: Some(convert::attr(attr)),
+                existed,
+                chunk,
+            })
+        }
+        Reply::Chunks { attr, chunks } => {
+            world
+                .sessions
+                .writes(id.session, attr.inode, chunks.iter().map(|c| c.handle));
+            let chunks = chunks.into_iter().map(|c| world.state.chunk(c.handle).unwrap_or(c));
+            let chunks = chunks.map(|c| world.location(&c)).collect();
+            Answer::Locations(Locations {
+                chunks,
+                attr: Some(convert::attr(attr)),
+            })
+        }
+        Reply::Chunk(chunk) => {
+            let chunks = vec![world.location(&chunk)];
+            Answer::Locations(Locations { chunks, attr: None })
+        }
+        Reply::Purged { count, bytes } => Answer::TrashEmptied(wire::TrashEmptied { count, bytes }),
+    })
+}
+
+/// What was asked for, with names, for the sentence of an error.
+fn describe(world: &World, request: &Request) -> String {
+    let state = &world.state;
+    let entry = |parent: u64, name: &Bytes| shown(state, Inode(parent), name);
+    let inode = |inode: u64| shown_inode(state, Inode(inode));
+    match request {
+        Request::Create(c) => format!("create {}", entry(c.parent, &c.name)),
+        Request::Link(l) => format!("link {} to {}", entry(l.parent, &l.name), inode(l.inode)),
+        Request::Unlink(u) => format!("remove {}", entry(u.parent, &u.name)),
+        Request::Rmdir(r) => format!("remove directory {}", entry(r.parent, &r.name)),
+        Request::Rename(r) => format!(
+            "rename {} to {}",
+            entry(r.parent, &r.name),
+            entry(r.new_parent, &r.new_name)
+        ),
+        Request::Open(o) => format!("open {}", inode(o.inode)),
+        Request::SetAttr(s) => format!("set attributes of {}", inode(s.inode)),
+        Request::SetXattr(s) => format!("set {} of {}", String::from_utf8_lossy(&s.name), inode(s.inode)),
+        Request::RemoveXattr(r) => format!("remove {} of {}", String::from_utf8_lossy(&r.name), inode(r.inode)),
+        Request::Allocate(a) => format!("allocate chunk {} of {}", a.first, inode(a.inode)),
+        Request::Commit(c) => format!("commit {}", inode(c.inode)),
+        Request::SetGoal(g) => format!("set goal {} of {}", g.goal, inode(g.inode)),
+        Request::TrashRestore(t) => format!("restore {}", inode(t.inode)),
+        _ => "call".into(),
+    }
+}
+
+/// In batches: a large trash does not stop everybody else.
+async fn empty_trash(core: &Arc<Core>, id: CallId, empty: &wire::TrashEmpty) -> Result<Answer, Refusal> {
+    let (mut count, mut bytes) = (0, 0);
+    let mut named = empty.inodes.iter().map(|i| Inode(*i)).collect::<Vec<_>>().into_iter();
+    let mut after = Inode(0);
+    loop {
+        let (op, last) = {
+            let world = core.world();
+            let inodes: Vec<Inode> = if empty.inodes.is_empty() {
+                world
+                    .state
+                    .trash_list(after, PURGE_BATCH)
+                    .entries
+                    .iter()
+                    .map(|t| t.inode)
+                    .collect()
+            } else {
+                named.by_ref().take(PURGE_BATCH).collect()
+            };
+            let last = inodes.len() < PURGE_BATCH;
+            after = inodes.last().copied().unwrap_or(after);
+            (core.purge(&world, inodes), last)
+        };
+        let outcome = core
+            .take(id_less_last(core, id, op, last))?
+            .await
+            .map_err(|_| crate::core::MaybeApplied)?;
+        match outcome.result {
+            Ok(Reply::Purged { count: c, bytes: b }) => (count, bytes) = (count + c, bytes + b),
+            Ok(_) => {}
+            Err(e) => return Err(Refusal::fs("empty the trash")(e)),
+        }
+        if last {
+            return Ok(Answer::TrashEmptied(wire::TrashEmptied { count, bytes }));
+        }
+    }
+}
+
+/// Only the last batch is remembered as the call's: sent again, the call begins with what is left.
+fn id_less_last(core: &Core, id: CallId, op: Op, last: bool) -> Command {
+    if last {
+        id.command(core, op)
+    } else {
+        Command::Internal {
+            at_ns: core.env.clock.wall(),
+            op,
+        }
+    }
+}

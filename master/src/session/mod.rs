@@ -1,0 +1,13 @@
+//! Clients: sessions, their calls, and what is pushed to them.
+mod calls;
+mod cut;
+mod place;
+mod queries;
+mod service;
+mod table;
+mod wire;
+
+pub use calls::CallId;
+pub use service::SessionService;
+pub use table::Sessions;
+pub use wire::Refusal;

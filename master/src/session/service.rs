@@ -1,0 +1,184 @@
+//! The gRPC side of sessions: one task a stream reads it in order.
+use super::calls;
+use super::table::Connection;
+use crate::core::Core;
+use crate::limits::{DECLARED_MAX, SESSION_OUT_MAX, SESSIONS_MAX};
+use cairn_metadata::Command;
+use cairn_proto::PROTOCOL;
+use cairn_proto::session::sessions_server::Sessions as Service;
+use cairn_proto::session::{FromClient, FromMaster, Hello, Pong, Welcome, from_client, from_master};
+use cairn_types::layout::CHUNK_SIZE_BYTES;
+use cairn_types::{ChunkHandle, Inode, SessionId};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long a new stream may take to say Hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub struct SessionService {
+    pub core: Arc<Core>,
+}
+
+#[tonic::async_trait]
+impl Service for SessionService {
+    type SessionStream = ReceiverStream<Result<FromMaster, Status>>;
+
+    async fn session(&self, request: Request<Streaming<FromClient>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (out, outbound) = mpsc::channel(SESSION_OUT_MAX);
+        let (core, stream) = (self.core.clone(), request.into_inner());
+        self.core.tasks.spawn(async move {
+            if let Err(status) = run(core, stream, out.clone()).await {
+                // nobody listens any more, or is told why the stream ends
+                let _ = out.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+}
+
+type Out = mpsc::Sender<Result<FromMaster, Status>>;
+
+async fn run(core: Arc<Core>, mut stream: Streaming<FromClient>, out: Out) -> Result<(), Status> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
+    let hello = match first.map_err(|_| Status::deadline_exceeded("no Hello"))?? {
+        Some(FromClient {
+            body: Some(from_client::Body::Hello(hello)),
+        }) => hello,
+        _ => return Err(Status::invalid_argument("a session's stream begins with Hello")),
+    };
+    let (id, connection) = begin(&core, hello, out).await?;
+    let result = read(&core, id, &connection, &mut stream).await;
+    core.world().sessions.disconnect(id, connection.number);
+    result
+}
+
+/// Opens the session, or resumes it, and says Welcome.
+async fn begin(core: &Arc<Core>, hello: Hello, out: Out) -> Result<(SessionId, Connection), Status> {
+    if hello.protocol != PROTOCOL {
+        let text = format!("this master speaks protocol {PROTOCOL}, the client {}", hello.protocol);
+        return Err(Status::failed_precondition(text));
+    }
+    let id = SessionId::try_from(&hello.session[..]).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    if !hello.cluster.is_empty() && hello.cluster[..] != core.cluster().as_bytes()[..] {
+        let theirs = cairn_types::ClusterId::try_from(&hello.cluster[..]);
+        let theirs = theirs.map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let text = format!(
+            "this master is of cluster {}, the client was in cluster {theirs}",
+            core.cluster()
+        );
+        return Err(Status::failed_precondition(text));
+    }
+    if hello.open_inodes.len().max(hello.writable_chunks.len()) > DECLARED_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "a session declares at most {DECLARED_MAX} inodes and chunks"
+        )));
+    }
+    let (resumed, full) = {
+        let world = core.world();
+        let ending = world.sessions.get(id).is_some_and(|s| s.ending);
+        if ending {
+            return Err(Status::unavailable("the session is ending"));
+        }
+        (world.state.has_session(id), world.sessions.len() >= SESSIONS_MAX)
+    };
+    if !resumed {
+        if full {
+            return Err(Status::resource_exhausted("too many sessions"));
+        }
+        let at_ns = core.env.clock.wall();
+        let command = Command::OpenSession {
+            session: id,
+            at_ns,
+            description: hello.description.clone(),
+        };
+        core.submit(command)
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+    }
+    let welcome = Welcome {
+        cluster: crate::wire_id(core.cluster().as_bytes()),
+        resumed,
+        session_timeout_ms: core.config.session_timeout_ms,
+        chunk_size_bytes: CHUNK_SIZE_BYTES,
+        read_min_replicas: 1,
+    };
+    let welcome = FromMaster {
+        body: Some(from_master::Body::Welcome(welcome)),
+    };
+    let open: Vec<_> = hello.open_inodes.iter().map(|i| Inode(*i)).collect();
+    let connection = {
+        let mut world = core.world();
+        let now = core.now();
+        if !world.state.has_session(id) {
+            return Err(Status::unavailable("the session ended meanwhile"));
+        }
+        world.sessions.ensure(id, &hello.description, &hello.host, now);
+        world.sessions.declare(id, &open);
+        for inode in &open {
+            world.closed_orphans.remove(inode);
+        }
+        for handle in hello.writable_chunks {
+            if let Some(chunk) = world.state.chunk(ChunkHandle(handle)) {
+                world.sessions.writes(id, chunk.inode, [chunk.handle]);
+            }
+        }
+        // first of all on this stream: no push may come before it
+        out.try_send(Ok(welcome))
+            .map_err(|_| Status::cancelled("the client has gone"))?;
+        let connection = world.sessions.connect(id, out, now);
+        connection.ok_or_else(|| Status::unavailable("the session ended meanwhile"))?
+    };
+    tracing::debug!(session = %id, description = hello.description, resumed, "session connected");
+    core.world().sessions.flush_one(id);
+    Ok((id, connection))
+}
+
+async fn read(
+    core: &Arc<Core>,
+    id: SessionId,
+    connection: &Connection,
+    stream: &mut Streaming<FromClient>,
+) -> Result<(), Status> {
+    loop {
+        // room for the answer first: a client that does not read its answers is not read from
+        let room = tokio::select! {
+            biased;
+            () = connection.over.cancelled() => return Ok(()),
+            () = core.stop.cancelled() => return Err(Status::unavailable("the master is stopping")),
+            room = connection.out.reserve() => room.map_err(|_| Status::cancelled("the client has gone"))?,
+        };
+        let message = tokio::select! {
+            biased;
+            () = connection.over.cancelled() => return Ok(()),
+            () = core.stop.cancelled() => return Err(Status::unavailable("the master is stopping")),
+            message = stream.message() => message,
+        };
+        let Some(message) = message? else { return Ok(()) };
+        if let Some(session) = core.world().sessions.get_mut(id) {
+            session.heard = core.now();
+        }
+        match message.body {
+            Some(from_client::Body::Call(call)) => {
+                if let Some(answer) = calls::call(core, id, connection, call) {
+                    room.send(Ok(answer));
+                }
+            }
+            Some(from_client::Body::PushesDone(number)) => {
+                let mut world = core.world();
+                world.sessions.pushes_done(id, number);
+                world.sessions.flush();
+            }
+            Some(from_client::Body::Ping(_)) => {
+                room.send(Ok(FromMaster {
+                    body: Some(from_master::Body::Pong(Pong {})),
+                }));
+            }
+            Some(from_client::Body::Hello(_)) => return Err(Status::invalid_argument("a second Hello")),
+            // of a newer protocol: not for us
+            None => {}
+        }
+    }
+}

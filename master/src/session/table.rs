@@ -1,0 +1,527 @@
+//! What the master remembers of sessions in memory: who has what open, who has seen what, who may write where.
+//!
+//! Soft state: a client declares its part again whenever it connects. Whose side counts after a reconnection is
+//! settled by [`Session::declare`]; orphans are kept through the first session timeout after a start, so that clients
+//! have the time to.
+use crate::limits::{INTEREST_MAX, INVALIDATIONS_MAX, PUSH_INVALIDATIONS_MAX, PUSHES_MAX};
+use cairn_proto::session::{FromMaster, Invalidation, Push, from_master};
+use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub type Outbound = mpsc::Sender<Result<FromMaster, tonic::Status>>;
+
+/// A stream of a session. A newer one takes the place of an older.
+#[derive(Clone)]
+pub struct Connection {
+    pub number: u64,
+    pub out: Outbound,
+    /// Cancelled when another stream takes over, or the session ends.
+    pub over: CancellationToken,
+}
+
+pub struct Session {
+    pub description: String,
+    /// The client's host label; for placement.
+    pub host: String,
+    pub connection: Option<Connection>,
+    /// When it last said anything.
+    pub heard: Duration,
+    /// Calls under way, for the bound.
+    pub calls: usize,
+    /// An end has been logged or is on its way there.
+    pub ending: bool,
+    open: BTreeMap<Inode, u32>,
+    /// Opens and closes that were counted, of calls whose answers the client has not acknowledged: a call that is sent
+    /// again counts once.
+    counted: BTreeMap<Sequence, Option<Inode>>,
+    /// Chunks that it may be writing, by file: fenced when it ends (protocol R12).
+    writable: BTreeMap<Inode, BTreeSet<ChunkHandle>>,
+    interest: BTreeSet<Inode>,
+    pending: VecDeque<Invalidation>,
+    /// More has changed than `pending` holds.
+    everything: bool,
+    pushes: u64,
+    pushes_done: u64,
+}
+
+impl Session {
+    fn new(description: String, host: String, now: Duration) -> Self {
+        Self {
+            description,
+            host,
+            connection: None,
+            heard: now,
+            calls: 0,
+            ending: false,
+            open: BTreeMap::new(),
+            counted: BTreeMap::new(),
+            writable: BTreeMap::new(),
+            interest: BTreeSet::new(),
+            pending: VecDeque::new(),
+            everything: false,
+            pushes: 0,
+            pushes_done: 0,
+        }
+    }
+
+    /// It leaves in order: everything that it wrote is acknowledged.
+    pub fn forget_writable(&mut self) {
+        self.writable.clear();
+    }
+
+    pub fn may_write(&self, inode: Inode, handle: ChunkHandle) -> bool {
+        self.writable.get(&inode).is_some_and(|chunks| chunks.contains(&handle))
+    }
+
+    fn push_invalidation(&mut self, invalidation: Invalidation) {
+        if self.everything || self.pending.back() == Some(&invalidation) {
+            return;
+        }
+        if self.pending.len() >= INVALIDATIONS_MAX {
+            self.pending.clear();
+            self.everything = true;
+        } else {
+            self.pending.push_back(invalidation);
+        }
+    }
+
+    /// Sends what is pending, as far as the client keeps up.
+    fn flush(&mut self) {
+        let Some(connection) = &self.connection else { return };
+        while (self.everything || !self.pending.is_empty()) && self.pushes - self.pushes_done < PUSHES_MAX {
+            let Ok(slot) = connection.out.try_reserve() else { return };
+            self.pushes += 1;
+            let few = self.pending.len().min(PUSH_INVALIDATIONS_MAX);
+            let push = Push {
+                number: self.pushes,
+                invalidations: self.pending.drain(..few).collect(),
+                everything: std::mem::take(&mut self.everything),
+            };
+            slot.send(Ok(FromMaster {
+                body: Some(from_master::Body::Push(push)),
+            }));
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Sessions {
+    all: BTreeMap<SessionId, Session>,
+    interest: BTreeSet<(Inode, SessionId)>,
+    /// Opens of all sessions.
+    open: BTreeMap<Inode, u64>,
+    /// Sessions with something to push.
+    unflushed: BTreeSet<SessionId>,
+    connections: u64,
+}
+
+impl Sessions {
+    pub fn get(&self, id: SessionId) -> Option<&Session> {
+        self.all.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.all.get_mut(&id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> + '_ {
+        self.all.iter().map(|(id, session)| (*id, session))
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The state has the session, and so has this table from now on.
+    pub fn ensure(&mut self, id: SessionId, description: &str, host: &str, now: Duration) -> &mut Session {
+        let session = self
+            .all
+            .entry(id)
+            .or_insert_with(|| Session::new(String::new(), String::new(), now));
+        if !description.is_empty() {
+            description.clone_into(&mut session.description);
+        }
+        if !host.is_empty() {
+            host.clone_into(&mut session.host);
+        }
+        session
+    }
+
+    /// A stream of the session begins. What the client has cached stays valid as far as it was told of changes; what
+    /// it was told and has not confirmed may be lost, so it forgets everything then.
+    pub fn connect(&mut self, id: SessionId, out: Outbound, now: Duration) -> Option<Connection> {
+        self.connections += 1;
+        let session = self.all.get_mut(&id)?;
+        let connection = Connection {
+            number: self.connections,
+            out,
+            over: CancellationToken::new(),
+        };
+        if let Some(old) = session.connection.replace(connection.clone()) {
+            old.over.cancel();
+        }
+        session.heard = now;
+        if session.pushes_done < session.pushes {
+            session.everything = true;
+            session.pending.clear();
+        }
+        session.pushes_done = session.pushes;
+        self.unflushed.insert(id);
+        Some(connection)
+    }
+
+    pub fn disconnect(&mut self, id: SessionId, number: u64) {
+        if let Some(session) = self.all.get_mut(&id)
+            && session.connection.as_ref().is_some_and(|c| c.number == number)
+        {
+            session.connection = None;
+        }
+    }
+
+    /// What the client says that it has open and may write, as it connects: that is what it has, but for what it
+    /// cannot know yet since the answer to its open was lost.
+    pub fn declare(&mut self, id: SessionId, open: &[Inode]) {
+        let Some(session) = self.all.get_mut(&id) else { return };
+        let mut declared: BTreeMap<Inode, u32> = BTreeMap::new();
+        for inode in open {
+            *declared.entry(*inode).or_insert(0) += 1;
+        }
+        let unanswered: BTreeSet<_> = session.counted.values().flatten().copied().collect();
+        for (inode, count) in &session.open {
+            match declared.get_mut(inode) {
+                Some(declared) => *declared = (*declared).max(*count),
+                None if unanswered.contains(inode) => drop(declared.insert(*inode, *count)),
+                None => {}
+            }
+        }
+        let before = std::mem::replace(&mut session.open, declared.clone());
+        for (inode, count) in before {
+            self.count(inode, -i64::from(count));
+        }
+        for (inode, count) in declared {
+            self.count(inode, i64::from(count));
+        }
+    }
+
+    fn count(&mut self, inode: Inode, by: i64) {
+        let total = self.open.entry(inode).or_insert(0);
+        *total = total.saturating_add_signed(by);
+        if *total == 0 {
+            self.open.remove(&inode);
+        }
+    }
+
+    /// Counts an open by a call; once per call.
+    pub fn opened(&mut self, id: SessionId, sequence: Sequence, inode: Inode) {
+        let Some(session) = self.all.get_mut(&id) else { return };
+        if session.counted.insert(sequence, Some(inode)).is_none() {
+            *session.open.entry(inode).or_insert(0) += 1;
+            self.count(inode, 1);
+        }
+    }
+
+    /// The session is about to write these chunks of the file.
+    pub fn writes(&mut self, id: SessionId, inode: Inode, chunks: impl IntoIterator<Item = ChunkHandle>) {
+        let mut chunks = chunks.into_iter().peekable();
+        if chunks.peek().is_some()
+            && let Some(session) = self.all.get_mut(&id)
+        {
+            session.writable.entry(inode).or_default().extend(chunks);
+        }
+    }
+
+    /// The session has closed the file, and so has no write to it under way, unless it has it open once more.
+    pub fn written(&mut self, id: SessionId, inode: Inode) {
+        if let Some(session) = self.all.get_mut(&id)
+            && !session.open.contains_key(&inode)
+        {
+            session.writable.remove(&inode);
+        }
+    }
+
+    /// Some session may be writing the chunk.
+    pub fn is_written(&self, inode: Inode, handle: ChunkHandle) -> bool {
+        self.all.values().any(|s| s.may_write(inode, handle))
+    }
+
+    /// True: nobody has it open any more.
+    pub fn closed(&mut self, id: SessionId, sequence: Sequence, inode: Inode) -> bool {
+        let Some(session) = self.all.get_mut(&id) else {
+            return false;
+        };
+        if session.counted.insert(sequence, None).is_some() {
+            return false;
+        }
+        let Some(count) = session.open.get_mut(&inode) else {
+            return false;
+        };
+        *count -= 1;
+        if *count == 0 {
+            session.open.remove(&inode);
+        }
+        self.count(inode, -1);
+        !self.is_open(inode)
+    }
+
+    /// The client has seen all answers up to there.
+    pub fn acknowledged(&mut self, id: SessionId, sequence: Sequence) {
+        if let Some(session) = self.all.get_mut(&id)
+            && session
+                .counted
+                .first_key_value()
+                .is_some_and(|(first, _)| *first <= sequence)
+        {
+            session.counted = session.counted.split_off(&Sequence(sequence.0 + 1));
+        }
+    }
+
+    pub fn is_open(&self, inode: Inode) -> bool {
+        self.open.contains_key(&inode)
+    }
+
+    /// What it had open and nobody else has; and the chunks that it could write.
+    pub fn end(&mut self, id: SessionId) -> (Vec<Inode>, Vec<ChunkHandle>) {
+        let Some(session) = self.all.remove(&id) else {
+            return Default::default();
+        };
+        if let Some(connection) = &session.connection {
+            connection.over.cancel();
+        }
+        for inode in &session.interest {
+            self.interest.remove(&(*inode, id));
+        }
+        self.unflushed.remove(&id);
+        let mut closed = Vec::new();
+        for (inode, count) in session.open {
+            self.count(inode, -i64::from(count));
+            if !self.is_open(inode) {
+                closed.push(inode);
+            }
+        }
+        (closed, session.writable.into_values().flatten().collect())
+    }
+
+    /// Every stream ends.
+    pub fn end_all(&mut self) {
+        for connection in self.all.values().filter_map(|s| s.connection.as_ref()) {
+            connection.over.cancel();
+        }
+    }
+
+    /// The session has been told of these inodes, and is to be told when they change.
+    pub fn seen(&mut self, id: SessionId, inodes: impl IntoIterator<Item = Inode>) {
+        let Some(session) = self.all.get_mut(&id) else { return };
+        for inode in inodes {
+            if session.interest.len() >= INTEREST_MAX && !session.interest.contains(&inode) {
+                for inode in std::mem::take(&mut session.interest) {
+                    self.interest.remove(&(inode, id));
+                }
+                session.everything = true;
+                session.pending.clear();
+                self.unflushed.insert(id);
+            }
+            if session.interest.insert(inode) {
+                self.interest.insert((inode, id));
+            }
+        }
+    }
+
+    fn interested(&self, inode: Inode, but: Option<SessionId>) -> Vec<SessionId> {
+        let range = (inode, SessionId::from_bits_min())..=(inode, SessionId::from_bits_max());
+        self.interest
+            .range(range)
+            .map(|(_, id)| *id)
+            .filter(|id| Some(*id) != but)
+            .collect()
+    }
+
+    /// The inode changed by the doing of `by`: whoever else has seen it is to forget it.
+    pub fn inode_changed(&mut self, inode: Inode, data: bool, by: Option<SessionId>) {
+        for id in self.interested(inode, by) {
+            self.invalidate(
+                id,
+                Invalidation {
+                    inode: inode.0,
+                    data,
+                    name: Default::default(),
+                },
+            );
+        }
+    }
+
+    pub fn entry_changed(&mut self, parent: Inode, name: &[u8], by: Option<SessionId>) {
+        for id in self.interested(parent, by) {
+            let name = bytes::Bytes::copy_from_slice(name);
+            self.invalidate(
+                id,
+                Invalidation {
+                    inode: parent.0,
+                    data: false,
+                    name,
+                },
+            );
+        }
+    }
+
+    pub fn freed(&mut self, inode: Inode) {
+        for id in self.interested(inode, None) {
+            self.interest.remove(&(inode, id));
+            if let Some(session) = self.all.get_mut(&id) {
+                session.interest.remove(&inode);
+            }
+        }
+    }
+
+    fn invalidate(&mut self, id: SessionId, invalidation: Invalidation) {
+        if let Some(session) = self.all.get_mut(&id) {
+            session.push_invalidation(invalidation);
+            self.unflushed.insert(id);
+        }
+    }
+
+    pub fn pushes_done(&mut self, id: SessionId, number: u64) {
+        if let Some(session) = self.all.get_mut(&id) {
+            session.pushes_done = session.pushes_done.max(number.min(session.pushes));
+            self.unflushed.insert(id);
+        }
+    }
+
+    /// Sends pending pushes to whoever can take them.
+    pub fn flush(&mut self) {
+        for id in std::mem::take(&mut self.unflushed) {
+            if let Some(session) = self.all.get_mut(&id) {
+                session.flush();
+                if session.connection.is_some() && (session.everything || !session.pending.is_empty()) {
+                    self.unflushed.insert(id);
+                }
+            }
+        }
+    }
+
+    pub fn flush_one(&mut self, id: SessionId) {
+        if let Some(session) = self.all.get_mut(&id) {
+            session.flush();
+        }
+    }
+
+    /// Sessions that have said nothing since `before`.
+    pub fn silent_since(&self, before: Duration) -> Vec<SessionId> {
+        self.iter()
+            .filter(|(_, s)| !s.ending && s.heard <= before)
+            .map(|(id, _)| id)
+            .collect()
+    }
+}
+
+/// For ranges over pairs that end with a session's id.
+trait Extremes {
+    fn from_bits_min() -> Self;
+    fn from_bits_max() -> Self;
+}
+impl Extremes for SessionId {
+    fn from_bits_min() -> Self {
+        SessionId(uuid::Uuid::nil())
+    }
+    fn from_bits_max() -> Self {
+        SessionId(uuid::Uuid::max())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Inode = Inode(10);
+    const B: Inode = Inode(11);
+
+    fn id(n: u128) -> SessionId {
+        SessionId::from_bits(n)
+    }
+
+    fn table(n: u128) -> Sessions {
+        let mut sessions = Sessions::default();
+        (1..=n).for_each(|n| drop(sessions.ensure(id(n), "test", "", Duration::ZERO).calls));
+        sessions
+    }
+
+    fn pushes(receiver: &mut mpsc::Receiver<Result<FromMaster, tonic::Status>>) -> Vec<Push> {
+        std::iter::from_fn(|| match receiver.try_recv().ok()?.ok()?.body? {
+            from_master::Body::Push(push) => Some(push),
+            _ => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn an_open_counts_once_per_call_and_a_declaration_settles_what_was_lost() {
+        let mut sessions = table(2);
+        sessions.opened(id(1), Sequence(1), A);
+        sessions.opened(id(1), Sequence(1), A);
+        sessions.opened(id(1), Sequence(2), A);
+        assert!(!sessions.closed(id(1), Sequence(3), A));
+        assert!(!sessions.closed(id(1), Sequence(3), A), "the same close again");
+        assert!(sessions.is_open(A));
+        assert!(sessions.closed(id(1), Sequence(4), A));
+        // opened, but the answer is lost: the client does not declare it, and asks again
+        sessions.opened(id(1), Sequence(5), B);
+        sessions.declare(id(1), &[A]);
+        assert!(sessions.is_open(A) && sessions.is_open(B));
+        sessions.opened(id(1), Sequence(5), B);
+        assert!(sessions.closed(id(1), Sequence(6), B));
+        // acknowledged: from now on what it does not declare, it does not have
+        sessions.opened(id(1), Sequence(7), B);
+        sessions.acknowledged(id(1), Sequence(7));
+        sessions.declare(id(1), &[A]);
+        assert!(!sessions.is_open(B));
+        sessions.opened(id(2), Sequence(1), A);
+        assert!(sessions.end(id(1)).0.is_empty());
+        assert_eq!(sessions.end(id(2)).0, [A]);
+    }
+
+    #[test]
+    fn changes_are_pushed_to_the_others_that_have_seen_it_and_overflow_means_everything() {
+        let mut sessions = table(2);
+        let (out, mut receiver) = mpsc::channel(1000);
+        sessions.connect(id(2), out, Duration::ZERO);
+        sessions.seen(id(1), [A]);
+        sessions.seen(id(2), [A]);
+        sessions.inode_changed(A, true, Some(id(1)));
+        sessions.entry_changed(B, b"unseen", Some(id(1)));
+        sessions.inode_changed(A, true, Some(id(2)));
+        sessions.flush();
+        let pushed = pushes(&mut receiver);
+        assert_eq!(pushed.len(), 1);
+        assert_eq!((pushed[0].number, pushed[0].invalidations.len()), (1, 1));
+        for n in 0..INVALIDATIONS_MAX + 1 {
+            sessions.entry_changed(A, n.to_string().as_bytes(), None);
+        }
+        sessions.flush();
+        let pushed = pushes(&mut receiver);
+        assert!(pushed.iter().any(|p| p.everything) && pushed.len() == 1, "{pushed:?}");
+        // not confirmed, and the stream is lost: who knows what arrived
+        let (out, mut receiver) = mpsc::channel(1000);
+        sessions.connect(id(2), out, Duration::ZERO);
+        sessions.flush();
+        assert!(pushes(&mut receiver)[0].everything);
+    }
+
+    #[test]
+    fn pushes_wait_for_confirmation_within_a_bound() {
+        let mut sessions = table(1);
+        let (out, mut receiver) = mpsc::channel(1000);
+        sessions.connect(id(1), out, Duration::ZERO);
+        sessions.seen(id(1), [A]);
+        for n in 0..2 * PUSHES_MAX {
+            sessions.entry_changed(A, n.to_string().as_bytes(), None);
+            sessions.flush();
+        }
+        assert_eq!(pushes(&mut receiver).len() as u64, PUSHES_MAX);
+        sessions.pushes_done(id(1), PUSHES_MAX);
+        sessions.flush();
+        let rest: usize = pushes(&mut receiver).iter().map(|p| p.invalidations.len()).sum();
+        assert_eq!(rest as u64, PUSHES_MAX);
+    }
+}
