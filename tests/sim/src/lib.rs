@@ -4,11 +4,14 @@
 //! A scenario is a function of its seed. Faults first, with safety checked all the time; then they stop, and the
 //! cluster must heal; then everything is read back and compared with a [model](FileModel), and the chunk files on the
 //! disks with each other, by a reader that shares no code with the chunkserver.
-
+mod cluster;
 mod model;
 mod report;
+mod workload;
 mod world;
 
+pub use cluster::Cluster;
 pub use model::FileModel;
 pub use report::{seeds, with_seed};
+pub use workload::Files;
 pub use world::{Running, World};

@@ -1,59 +1,91 @@
 //! What a file may hold, given what was written to it and what fsync said.
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use bytes::Bytes;
 
-/// One file's history: bytes that fsync has promised, and writes issued since, each of which may be there or not,
-/// byte by byte. The oracle of promise 2, a page of code that cannot be wrong the same way as the file system.
+/// One file's history of writes, in order. Each may be there or not, byte by byte, until an fsync promises it. The
+/// oracle of promises 2 and 3, in a page of code that cannot be wrong the same way as the file system.
 #[derive(Clone, Debug, Default)]
 pub struct FileModel {
-    /// The contents when fsync last returned.
-    synced: Vec<u8>,
-    /// Writes since, in order: (offset, bytes).
-    since: Vec<(usize, Vec<u8>)>,
+    writes: Vec<Write>,
+    /// What the promised writes alone make.
+    promised: Vec<u8>,
     /// An fsync has returned: the file must be there.
-    pub promised: bool,
+    pub must_exist: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    offset: usize,
+    bytes: Bytes,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Pending,
+    Promised,
+    /// It or its fsync failed: it may be there, before all later ones, and no fsync will say.
+    Failed,
+}
+
+impl Write {
+    fn end(&self) -> usize {
+        self.offset + self.bytes.len()
+    }
+
+    fn at(&self, at: usize) -> Option<u8> {
+        self.bytes.get(at.checked_sub(self.offset)?).copied()
+    }
 }
 
 impl FileModel {
     /// A write is about to be issued.
-    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
-        self.since.push((offset, bytes.to_vec()));
+    pub fn write(&mut self, offset: usize, bytes: Bytes) {
+        let fate = Fate::Pending;
+        self.writes.push(Write { offset, bytes, fate });
     }
 
-    /// An fsync has returned that began after the first `writes` of the writes since the last one.
-    pub fn synced(&mut self, writes: usize) {
-        for (offset, bytes) in self.since.drain(..writes) {
-            let end = offset + bytes.len();
-            if self.synced.len() < end {
-                self.synced.resize(end, 0);
+    /// Writes issued so far: what an fsync that begins now covers.
+    pub fn written(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// An fsync has returned that covers the first `writes`.
+    pub fn promise(&mut self, writes: usize) {
+        for write in self.writes[..writes].iter_mut().filter(|w| w.fate == Fate::Pending) {
+            write.fate = Fate::Promised;
+            if self.promised.len() < write.end() {
+                self.promised.resize(write.end(), 0);
             }
-            self.synced[offset..end].copy_from_slice(&bytes);
+            self.promised[write.offset..write.end()].copy_from_slice(&write.bytes);
         }
-        self.promised = true;
+        self.must_exist = true;
     }
 
-    /// Writes that no fsync has covered.
-    pub fn pending(&self) -> usize {
-        self.since.len()
+    /// A write or an fsync has failed: what no fsync has promised is in doubt for good.
+    pub fn fail(&mut self) {
+        for write in self.writes.iter_mut().filter(|w| w.fate == Fate::Pending) {
+            write.fate = Fate::Failed;
+        }
     }
 
-    /// The contents when every write is there, as the writer itself sees them.
-    pub fn latest(&self) -> Vec<u8> {
-        let mut all = self.clone();
-        all.synced(all.pending());
-        all.synced
+    /// This history with the writes that were issued later, of which nothing is promised: what a read may see that
+    /// began at this one and ended at `later`.
+    #[must_use]
+    pub fn until(mut self, later: &Self) -> Self {
+        let new = later.writes[self.writes.len()..].iter().cloned();
+        let fate = Fate::Pending;
+        self.writes.extend(new.map(|write| Write { fate, ..write }));
+        self
     }
 
-    /// Whether a file may hold `found` after a crash.
+    /// Whether the whole file may hold `found`.
     pub fn check(&self, found: &[u8]) -> Result<()> {
-        let promised = self.synced.len();
-        let longest = self
-            .since
-            .iter()
-            .map(|(at, bytes)| at + bytes.len())
-            .fold(promised, usize::max);
+        let promised = self.promised.len();
+        let longest = self.writes.iter().map(Write::end).max().unwrap_or(0);
         ensure!(
             found.len() >= promised,
-            "{} bytes of {promised} that fsync promised",
+            "{} bytes, of {promised} that fsync promised",
             found.len()
         );
         ensure!(
@@ -61,19 +93,29 @@ impl FileModel {
             "{} bytes, of {longest} ever written",
             found.len()
         );
-        for (at, byte) in found.iter().enumerate() {
-            let promised = self.synced.get(at).copied().unwrap_or(0);
-            let mut later = self
-                .since
-                .iter()
-                .filter_map(|(start, bytes)| bytes.get(at.checked_sub(*start)?));
-            ensure!(
-                *byte == promised || later.any(|b| b == byte),
-                "byte {at} of {} is {byte}, which is neither {promised}, as fsync promised, nor written since",
-                found.len()
-            );
+        found
+            .iter()
+            .enumerate()
+            .try_for_each(|(at, byte)| self.check_byte(at, *byte))
+    }
+
+    fn check_byte(&self, at: usize, byte: u8) -> Result<()> {
+        let promised = self.promised.get(at).copied().unwrap_or(0);
+        if byte == promised {
+            return Ok(());
         }
-        Ok(())
+        let mut old = false;
+        for write in self.writes.iter().rev() {
+            if write.at(at) == Some(byte) {
+                ensure!(
+                    !old,
+                    "byte {at} is {byte}, as an earlier write left it; fsync promised {promised}"
+                );
+                return Ok(());
+            }
+            old |= write.fate == Fate::Promised && write.at(at).is_some();
+        }
+        bail!("byte {at} is {byte}, which nobody ever wrote there; fsync promised {promised}")
     }
 }
 
@@ -81,18 +123,38 @@ impl FileModel {
 mod tests {
     use super::*;
 
+    fn write(file: &mut FileModel, offset: usize, bytes: &'static [u8]) {
+        file.write(offset, Bytes::from_static(bytes));
+    }
+
     #[test]
     fn the_oracle_knows_right_from_wrong() {
         let mut file = FileModel::default();
         assert!(file.check(b"").is_ok() && file.check(b"x").is_err());
-        file.write(0, b"aaaa");
+        write(&mut file, 0, b"aaaa");
         assert!(file.check(b"").is_ok() && file.check(b"aa").is_ok() && file.check(b"ab").is_err());
-        file.synced(1);
+        file.promise(1);
         assert!(file.check(b"aaaa").is_ok() && file.check(b"aaa").is_err() && file.check(b"aaa\0").is_err());
-        file.write(2, b"bb");
-        file.write(6, b"c");
+        let before = file.clone();
+        write(&mut file, 2, b"bb");
+        write(&mut file, 6, b"c");
         assert!(file.check(b"aaaa").is_ok() && file.check(b"aaab").is_ok() && file.check(b"abab").is_err());
         assert!(file.check(b"aabb\0\0c").is_ok() && file.check(b"aabb\0\0c\0").is_err());
-        assert_eq!(file.latest(), b"aabb\0\0c");
+        file.promise(3);
+        assert!(file.check(b"aabb\0\0c").is_ok() && file.check(b"aaab\0\0c").is_err());
+        assert!(before.check(b"aabb").is_err() && before.until(&file).check(b"aaba").is_ok());
+    }
+
+    #[test]
+    fn a_failed_write_may_be_there_below_all_later_ones() {
+        let mut file = FileModel::default();
+        write(&mut file, 0, b"aaaa");
+        file.promise(1);
+        write(&mut file, 0, b"ff");
+        file.fail();
+        write(&mut file, 1, b"c");
+        file.promise(3);
+        assert!(file.check(b"acaa").is_ok() && file.check(b"fcaa").is_ok());
+        assert!(file.check(b"ffaa").is_err() && file.check(b"aaaa").is_err());
     }
 }

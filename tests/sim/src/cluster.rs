@@ -1,0 +1,177 @@
+//! A master and chunkservers on simulated machines.
+use crate::World;
+use anyhow::{Context, Result, bail};
+use cairn_chunkserver::{Chunkserver, ChunkserverConfig};
+use cairn_client::{Admin, Client, ClientConfig};
+use cairn_io::sim::{SimDisk, Trace};
+use cairn_io::{Disk, Env};
+use cairn_master::{Master, MasterConfig};
+use cairn_proto::admin::{Health, StatusAnswer};
+use cairn_testkit::ChunkFile;
+use cairn_types::ChunkHandle;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+const MASTER_PORT: u16 = 7600;
+const DATA_PORT: u16 = 7610;
+const MASTER: &str = "master:7600";
+const POLL: Duration = Duration::from_millis(100);
+
+/// The real servers with short times, on machines `master`, `cs0`, `cs1`, ...
+pub struct Cluster {
+    pub world: World,
+    pub servers: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts a master and `chunkservers` chunkservers with a disk each, and waits until all are registered.
+    pub fn start(seed: u64, chunkservers: usize) -> Result<Self> {
+        Self::start_traced(seed, chunkservers, Trace::new())
+    }
+
+    pub fn start_traced(seed: u64, chunkservers: usize, trace: Trace) -> Result<Self> {
+        let mut world = World::with_trace(seed, trace);
+        world.machine("master", 1, master);
+        let servers: Vec<String> = (0..chunkservers).map(|n| format!("cs{n}")).collect();
+        for name in &servers {
+            let name = name.clone();
+            world.machine(&name.clone(), 1, move |env, disks| {
+                chunkserver(name.clone(), env, disks)
+            });
+        }
+        let mut cluster = Self { world, servers };
+        cluster.wait_servers(chunkservers, Duration::from_secs(60))?;
+        Ok(cluster)
+    }
+
+    /// The names of the servers' machines.
+    pub fn machines(&self) -> Vec<String> {
+        self.servers.iter().cloned().chain(["master".to_owned()]).collect()
+    }
+
+    /// Every server's disks.
+    pub fn disks(&self) -> Vec<SimDisk> {
+        self.machines()
+            .iter()
+            .flat_map(|name| self.world.disks(name).to_vec())
+            .collect()
+    }
+
+    pub fn wait_servers(&mut self, n: usize, deadline: Duration) -> Result<StatusAnswer> {
+        self.wait(&format!("{n} chunkservers up"), deadline, move |status| {
+            status.servers.iter().filter(|s| s.up).count() == n && !status.safe_mode
+        })
+    }
+
+    /// Waits until every chunk has its goal of replicas, and nothing is under way.
+    pub fn wait_healthy(&mut self, deadline: Duration) -> Result<StatusAnswer> {
+        self.wait("every chunk at its goal", deadline, |status| {
+            let health = status.health.unwrap_or_default();
+            let Health {
+                under_goal,
+                endangered,
+                lost,
+                reconfiguring,
+                ..
+            } = health;
+            under_goal + endangered + lost + reconfiguring == 0
+        })
+    }
+
+    pub fn wait(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        good: impl Fn(&StatusAnswer) -> bool + 'static,
+    ) -> Result<StatusAnswer> {
+        let seen = std::rc::Rc::new(std::cell::RefCell::new(None));
+        let last = seen.clone();
+        let status = self.world.run(what, deadline, |env| async move {
+            loop {
+                let status = status(&env).await;
+                match status {
+                    Ok(status) if good(&status) => return Ok(status),
+                    other => *seen.borrow_mut() = Some(other),
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        });
+        status.with_context(|| format!("the last status: {:?}", last.borrow()))
+    }
+
+    /// What all chunkservers' disks hold, read without the chunkserver's code: each file right in itself, all installed
+    /// replicas of the newest version of a chunk the same.
+    pub fn check_disks(&self) -> Result<BTreeMap<ChunkHandle, Vec<ChunkFile>>> {
+        let mut files = vec![];
+        for disk in self.servers.iter().flat_map(|name| self.world.disks(name)) {
+            for path in disk.files() {
+                if path.extension().is_some_and(|e| e == "chunk") {
+                    let bytes = disk.contents(&path).context("a file that was listed")?;
+                    files.push(ChunkFile::parse(&path, bytes)?);
+                }
+            }
+        }
+        cairn_testkit::compare(files)
+    }
+
+    /// A session for a program of [`World::run`].
+    pub async fn client(env: &Env) -> Result<Client> {
+        let config = ClientConfig {
+            master: MASTER.into(),
+            description: "simulated client".into(),
+            timeout: Duration::from_secs(30),
+            server_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(1),
+            ..ClientConfig::default()
+        };
+        Ok(Client::connect(config, env.clone()).await?)
+    }
+}
+
+async fn status(env: &Env) -> Result<StatusAnswer> {
+    Ok(Admin::connect(MASTER, env.clone()).await?.status().await?)
+}
+
+fn any(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
+}
+
+async fn master(env: Env, disks: Vec<SimDisk>) -> Result<()> {
+    let config = MasterConfig {
+        listen: any(MASTER_PORT),
+        lease_ms: 1_000,
+        heartbeat_ms: 250,
+        repair_delay_ms: 1_000,
+        gc_grace_ms: 2_000,
+        session_timeout_ms: 5_000,
+        call_timeout_ms: 10_000,
+        order_timeout_ms: 3_000,
+        safe_mode_ms: 5_000,
+        ..MasterConfig::default()
+    };
+    let disk: Arc<dyn Disk> = Arc::new(disks.into_iter().next().context("a disk")?);
+    let master = Master::start(config, disk, env).await?;
+    let halt = master.halted().await;
+    bail!("the master halted: {halt}")
+}
+
+async fn chunkserver(name: String, env: Env, disks: Vec<SimDisk>) -> Result<()> {
+    let config = ChunkserverConfig {
+        listen: any(DATA_PORT),
+        advertise: Some(format!("{name}:{DATA_PORT}")),
+        health_listen: None,
+        master: MASTER.into(),
+        label: format!("zone/{name}/{name}"),
+        chain_deadline: Duration::from_secs(1),
+        sync_deadline: Duration::from_secs(3),
+        ..ChunkserverConfig::default()
+    };
+    let disks = disks
+        .into_iter()
+        .map(|disk| (Arc::new(disk) as Arc<dyn Disk>, None))
+        .collect();
+    let _server = Chunkserver::start(config, disks, env).await?;
+    std::future::pending().await
+}
