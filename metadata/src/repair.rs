@@ -184,33 +184,27 @@ pub fn assess(chunk: &ChunkView, delay: Duration, now: Duration) -> Assessment {
     nothing(due)
 }
 
-/// The good members to do without: those that share a rack or host with another, then those on the fullest disks.
+/// The good members to do without: those that share a host or a rack with another, then those on the fullest disks,
+/// and of equals the last in the chain.
 fn trim(chunk: &ChunkView, excess: usize) -> Vec<DiskId> {
     let mut good: Vec<_> = chunk.members.iter().filter(|m| m.standing == Standing::Good).collect();
-    let mut gone = Vec::new();
+    let mut leave = Vec::new();
     for _ in 0..excess {
-        let shares = |m: &MemberView, part: fn(&str) -> &str| {
-            !m.label.is_empty()
-                && good
-                    .iter()
-                    .any(|o| o.disk != m.disk && part(&o.label) == part(&m.label))
-        };
-        let rack = |label: &str| label.rsplit_once('/').map_or(label.len(), |(rack, _)| rack.len());
-        let shares_rack = |m: &MemberView| {
-            let own = &m.label[..rack(&m.label)];
-            m.label.contains('/')
-                && good
-                    .iter()
-                    .any(|o| o.disk != m.disk && &o.label[..rack(&o.label)] == own)
-        };
-        let worst = good
-            .iter()
-            .enumerate()
-            .max_by_key(|(at, m)| (shares(m, |label| label), shares_rack(m), m.used_permille, *at));
+        let worst = good.iter().enumerate().max_by_key(|(at, m)| {
+            let others = || good.iter().filter(|o| o.disk != m.disk);
+            let host = !m.label.is_empty() && others().any(|o| o.label == m.label);
+            let rack = rack(&m.label).is_some_and(|own| others().any(|o| rack(&o.label) == Some(own)));
+            (host, rack, m.used_permille, *at)
+        });
         let Some(at) = worst.map(|(at, _)| at) else { break };
-        gone.push(good.remove(at).disk);
+        leave.push(good.remove(at).disk);
     }
-    gone
+    leave
+}
+
+/// All of a label but the host.
+fn rack(label: &str) -> Option<&str> {
+    label.rsplit_once('/').map(|(rack, _)| rack)
 }
 
 /// Bounds of repair.
@@ -299,5 +293,154 @@ impl Queue {
 
     fn load(&self, server: ServerId) -> usize {
         self.running.values().filter(|s| **s == Some(server)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Standing::{Damaged, Draining, Gone, Good};
+
+    const DELAY: Duration = Duration::from_secs(30);
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn silent(since: u64) -> Standing {
+        Standing::Silent {
+            since: Duration::from_secs(since),
+        }
+    }
+
+    fn disk(n: u128) -> DiskId {
+        DiskId::from_bits(n)
+    }
+
+    fn chunk(handle: u64, goal: u8, standings: &[Standing]) -> ChunkView {
+        let member = |(standing, n): (&Standing, u128)| MemberView {
+            disk: disk(n),
+            server: ServerId::from_bits(n),
+            standing: *standing,
+            label: String::new(),
+            used_permille: 0,
+        };
+        ChunkView {
+            handle: ChunkHandle(handle),
+            goal,
+            members: standings.iter().zip(1..).map(member).collect(),
+            trashed: false,
+            wanted: false,
+        }
+    }
+
+    /// Health, and of the task how many to add, whom to leave, whom to mend.
+    fn table(goal: u8, standings: &[Standing]) -> (Health, Option<(usize, Vec<u128>, Vec<u128>)>) {
+        let a = assess(&chunk(1, goal, standings), DELAY, NOW);
+        let numbers = |disks: &[DiskId]| (1..=9).filter(|n| disks.contains(&disk(*n))).collect();
+        (a.health, a.task.map(|t| (t.add, numbers(&t.leave), numbers(&t.mend))))
+    }
+
+    #[test]
+    fn what_a_chunk_needs() {
+        let (none, add) = (None, |n, leave: &[u128]| Some((n, leave.to_vec(), vec![])));
+        assert_eq!(table(3, &[Good, Good, Good]), (Health::Healthy, none.clone()));
+        assert_eq!(table(3, &[Good, Good]), (Health::UnderGoal, add(1, &[])));
+        assert_eq!(table(3, &[Good, Good, Gone]), (Health::UnderGoal, add(1, &[3])));
+        assert_eq!(
+            table(3, &[Good, Good, silent(80)]),
+            (Health::UnderGoal, none.clone()),
+            "a restart costs nothing"
+        );
+        assert_eq!(table(3, &[Good, Good, silent(70)]), (Health::UnderGoal, add(1, &[3])));
+        assert_eq!(
+            table(3, &[Good, silent(99), silent(99)]),
+            (Health::Endangered, add(2, &[2, 3])),
+            "at once"
+        );
+        assert_eq!(table(3, &[silent(99), silent(99), Gone]), (Health::Lost, none.clone()));
+        assert_eq!(
+            table(3, &[Good, Good, Damaged]),
+            (Health::UnderGoal, Some((0, vec![], vec![3])))
+        );
+        assert_eq!(table(3, &[Good, Good, Draining]), (Health::Healthy, add(1, &[3])));
+        assert_eq!(table(3, &[Good, Good, Draining, Good]), (Health::Healthy, add(0, &[3])));
+        assert_eq!(
+            table(1, &[Good]),
+            (Health::Healthy, none.clone()),
+            "a goal of one is no danger"
+        );
+        assert_eq!(table(2, &[Good, Good, Good]), (Health::OverGoal, add(0, &[3])));
+        let waiting = assess(&chunk(1, 3, &[Good, Good, silent(80)]), DELAY, NOW);
+        assert_eq!(waiting.due, Some(Duration::from_secs(110)));
+    }
+
+    #[test]
+    fn the_surplus_goes_where_domains_are_shared_and_disks_full() {
+        let mut view = chunk(1, 2, &[Good, Good, Good, Good]);
+        for (m, (label, used)) in view
+            .members
+            .iter_mut()
+            .zip([("r1/a", 1), ("r1/b", 2), ("r2/c", 900), ("r3/d", 3)])
+        {
+            (m.label, m.used_permille) = (label.into(), used);
+        }
+        assert_eq!(assess(&view, DELAY, NOW).task.unwrap().leave, [disk(2), disk(3)]);
+    }
+
+    #[test]
+    fn clients_first_then_live_files_then_the_endangered_then_by_what_is_missing() {
+        let mut queue = Queue::default();
+        let limits = Limits::default();
+        let mut offer = |handle, standings: &[Standing], trashed, wanted| {
+            let view = ChunkView {
+                trashed,
+                wanted,
+                ..chunk(handle, 4, standings)
+            };
+            queue.offer(view.handle, assess(&view, DELAY, NOW).task, &limits);
+        };
+        offer(1, &[Good, Good, Good], false, false);
+        offer(2, &[Good, Good], false, false);
+        offer(3, &[Good], true, false);
+        offer(4, &[Good], false, false);
+        offer(5, &[Good, Good, Good], false, true);
+        let order: Vec<_> = std::iter::from_fn(|| queue.next(&limits))
+            .map(|(t, _)| t.handle.0)
+            .collect();
+        assert_eq!(order, [5, 4, 2, 1, 3]);
+    }
+
+    #[test]
+    fn the_queue_has_bounds_and_one_task_a_chunk() {
+        let limits = Limits {
+            cluster: 2,
+            per_server: 1,
+            queue: 3,
+        };
+        let mut queue = Queue::default();
+        let task = |handle, standings: &[Standing]| assess(&chunk(handle, 3, standings), DELAY, NOW).task;
+        for handle in 1..=5 {
+            queue.offer(ChunkHandle(handle), task(handle, &[Good, Good]), &limits);
+        }
+        assert_eq!(queue.waiting(), 3);
+        queue.offer(ChunkHandle(1), task(1, &[Good]), &limits);
+        assert_eq!(queue.waiting(), 3, "a new assessment replaces the one before");
+        let (first, source) = queue.next(&limits).unwrap();
+        assert_eq!(
+            (first.handle, source),
+            (ChunkHandle(1), Some((ServerId::from_bits(1), disk(1))))
+        );
+        queue.offer(ChunkHandle(1), task(1, &[Good]), &limits);
+        let (_, source) = queue.next(&limits).unwrap();
+        assert_eq!(
+            source.unwrap().0,
+            ServerId::from_bits(2),
+            "not from the server that is busy"
+        );
+        assert_eq!(queue.next(&limits), None, "the cluster's limit");
+        queue.offer(ChunkHandle(3), None, &limits);
+        assert_eq!(
+            queue.waiting(),
+            0,
+            "the one under way was not taken again, the other needs nothing any more"
+        );
     }
 }

@@ -877,7 +877,8 @@ impl Reconfiguration {
                 head_told: true,
                 since,
             };
-            return;
+            // the head may have fallen out: then that was all
+            return self.finish_install(now, orders);
         }
         if head_told && (late || !self.replicas.iter().any(|r| pending(&r))) {
             let unconfirmed = self
