@@ -4,7 +4,6 @@ use crate::disks::Disks;
 use crate::limits::{CONTROL_OUT_MAX, CONTROL_RETRY_MAX, CONTROL_RETRY_MIN, CONTROL_WAIT_MAX, INVENTORY_PAGE};
 use crate::orders::Orders;
 use crate::refusal::Refusal;
-use crate::scrub::Scrub;
 use crate::shared::{Core, key_of};
 use crate::store::{ChunkInfo, OpenError, State, StoreError};
 use bytes::Bytes;
@@ -77,7 +76,6 @@ impl ControlError {
 pub struct Control {
     core: Arc<Core>,
     disks: Disks,
-    scrub: Arc<Scrub>,
     /// Where others reach the data plane.
     address: String,
     new_process: bool,
@@ -86,17 +84,10 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(
-        core: Arc<Core>,
-        disks: Disks,
-        scrub: Arc<Scrub>,
-        address: String,
-        serving: watch::Sender<bool>,
-    ) -> Self {
+    pub fn new(core: Arc<Core>, disks: Disks, address: String, serving: watch::Sender<bool>) -> Self {
         Self {
             core,
             disks,
-            scrub,
             address,
             new_process: true,
             serving,
@@ -334,7 +325,7 @@ impl Control {
             disks,
             changed,
             deleted,
-            scrub: Some(self.scrub.report()),
+            scrub: Some(core.scrub.report()),
         };
         send(out, Out::Heartbeat(heartbeat)).await
     }

@@ -39,7 +39,7 @@ pub async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
                 Ok(slot) => {
                     let core = core.clone();
                     let connection = Box::pin(connection(core.clone(), stream, peer));
-                    core.tasks.spawn(async move {
+                    core.spawn(async move {
                         connection.await;
                         drop(slot);
                     });
@@ -55,10 +55,12 @@ pub async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
     }
 }
 
+type Finished = (Result<Answer, Refusal>, Option<OwnedSemaphorePermit>);
+
 enum Waiting {
-    Ready(Body),
+    Ready(Box<Body>),
     Done(oneshot::Receiver<Outcome>),
-    Task(JoinHandle<(Result<Answer, Refusal>, Option<OwnedSemaphorePermit>)>),
+    Task(JoinHandle<Option<Finished>>),
 }
 
 async fn connection(core: Arc<Core>, stream: BoxStream, peer: SocketAddr) {
@@ -71,7 +73,7 @@ async fn connection(core: Arc<Core>, stream: BoxStream, peer: SocketAddr) {
         Err(_) => return tracing::debug!(%peer, "no hello in time"),
     }
     let (answers, queue) = mpsc::channel(CONNECTION_REQUESTS_MAX);
-    let sender = core.tasks.spawn(send_answers(writer, queue));
+    let sender = core.spawn(send_answers(writer, queue));
     if let Err(e) = take_requests(&core, &mut reader, &answers).await {
         tracing::debug!(%peer, "connection ended: {e}");
     }
@@ -166,7 +168,7 @@ async fn take_requests<R: AsyncRead + Unpin>(
                 let payload = in_time(FRAME_WAIT_MAX, read_payload(reader, payload_len)).await?;
                 match core.write(header, payload, room).await {
                     Ok(answer) => Waiting::Done(answer),
-                    Err(e) => Waiting::Ready(Body::Failed(e.to_failed())),
+                    Err(e) => Waiting::Ready(Box::new(Body::Failed(e.to_failed()))),
                 }
             }
             _ if payload_len > 0 => {
@@ -195,9 +197,9 @@ async fn take_requests<R: AsyncRead + Unpin>(
                 let core = core.clone();
                 task(&core.clone(), room, async move { core.fetch_blocks(request).await })
             }
-            _ => Waiting::Ready(Body::Failed(
+            _ => Waiting::Ready(Box::new(Body::Failed(
                 Refusal::Invalid("this frame is no request".into()).to_failed(),
-            )),
+            ))),
         };
         place.send(waiting);
     }
@@ -208,7 +210,7 @@ fn task(
     room: Option<OwnedSemaphorePermit>,
     work: impl Future<Output = Result<Answer, Refusal>> + Send + 'static,
 ) -> Waiting {
-    Waiting::Task(core.tasks.spawn(async move { (work.await, room) }))
+    Waiting::Task(core.spawn(async move { (work.await, room) }))
 }
 
 async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Body, usize), FrameError> {
@@ -256,7 +258,7 @@ async fn send_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
             }
         };
         let (answer, room) = match waiting {
-            Waiting::Ready(body) => (Ok((body, Bytes::new())), None),
+            Waiting::Ready(body) => (Ok((*body, Bytes::new())), None),
             Waiting::Done(mut done) => {
                 let outcome = match done.try_recv() {
                     Ok(outcome) => outcome,
@@ -276,9 +278,9 @@ async fn send_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
                     return;
                 }
                 match task.await {
-                    Ok(done) => done,
-                    // it panicked, or the runtime ends: no answer can be given
-                    Err(_) => return,
+                    Ok(Some(done)) => done,
+                    // the server ends, or it panicked: no answer can be given
+                    _ => return,
                 }
             }
         };

@@ -46,7 +46,7 @@ impl Disks {
             open_files_max,
         };
         let mut expected = Identity::default();
-        let mut stores = vec![];
+        let (mut stores, count, mut last_error) = (vec![], disks.len(), None);
         for (disk, real_path) in disks {
             let index_path = real_path.map(|path| path.join(INDEX_DIR));
             let options = this.options(index_path.clone());
@@ -55,7 +55,16 @@ impl Disks {
                 Some(_) => DiskStore::open(device, clock, &identity, options).map(Some),
                 None => Ok(None),
             };
-            match env.blocking.run(open).await? {
+            let opened = match env.blocking.run(open).await {
+                // the others serve without it; the master sees that it is missing
+                Err(e @ OpenError::Io { .. }) if count > 1 => {
+                    tracing::error!("a disk is left out: {e}");
+                    last_error = Some(e);
+                    continue;
+                }
+                other => other?,
+            };
+            match opened {
                 Some(store) => {
                     let stamp = store.stamp();
                     if expected.cluster.is_none() {
@@ -69,6 +78,9 @@ impl Disks {
                 }
                 None => this.blank.push(Blank { disk, index_path }),
             }
+        }
+        if let Some(e) = last_error.filter(|_| stores.is_empty() && this.blank.is_empty()) {
+            return Err(e);
         }
         Ok(Opened {
             disks: this,
@@ -98,8 +110,9 @@ impl Disks {
     pub async fn report(&self, core: &Core) -> Vec<DiskReport> {
         let disks = core.store.disks();
         let blank: Vec<_> = self.blank.iter().map(|b| b.disk.clone()).collect();
+        let disks: Vec<_> = disks.into_iter().map(|d| (core.reports.errors(d.id()), d)).collect();
         let report = move || {
-            let formatted = disks.iter().map(of_disk);
+            let formatted = disks.iter().map(|(errors, disk)| of_disk(disk, *errors));
             formatted.chain(blank.iter().map(|disk| of_blank(&**disk))).collect()
         };
         core.env.blocking.run(report).await
@@ -166,7 +179,7 @@ impl Disks {
 /// The index's directory below a disk's own.
 const INDEX_DIR: &str = "index";
 
-fn of_disk(disk: &DiskStore) -> DiskReport {
+fn of_disk(disk: &DiskStore, errors: u64) -> DiskReport {
     let space = disk.space().unwrap_or_default();
     let state = match disk.state() {
         DiskState::Failed | DiskState::Closed => Reported::DiskFailed,
@@ -182,7 +195,7 @@ fn of_disk(disk: &DiskStore) -> DiskReport {
         chunks: disk.chunk_count() as u64,
         path: disk.path(),
         floor: Some(disk.floor().into()),
-        errors: 0,
+        errors,
         unclean: disk.unclean_start(),
     }
 }

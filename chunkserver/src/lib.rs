@@ -17,6 +17,8 @@ mod scrub;
 mod server;
 mod shared;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 pub use config::ChunkserverConfig;
 pub use server::{Chunkserver, StartError};

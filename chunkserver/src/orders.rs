@@ -92,7 +92,7 @@ impl Orders {
             return;
         }
         if let Some(What::ScrubAll(_)) = order.what {
-            self.core.scrub_now.notify_one();
+            self.core.scrub.ask();
             return self.answer(order.id, None, Ok(Done::Verified(Verified::default())));
         }
         let key = match key_of(order.handle, &order.disk) {

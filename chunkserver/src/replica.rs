@@ -536,3 +536,193 @@ impl<P> Chain<P> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    const V: Version = Version::new(1, 1);
+
+    fn replica(head: bool, tail: bool) -> Replica<()> {
+        let key = Key {
+            disk: DiskId::from_bits(1),
+            handle: ChunkHandle(1),
+        };
+        let replica = Replica::new(key);
+        replica.open((), V, head, tail);
+        replica
+    }
+
+    fn mutation(session: u128, sequence: u64, serial: u64) -> Mutation {
+        let header = Write {
+            sequence,
+            serial,
+            ..Write::default()
+        };
+        Mutation {
+            session: SessionId::from_bits(session),
+            version: V,
+            header,
+            payload: Bytes::new(),
+            room: None,
+        }
+    }
+
+    fn accept(replica: &Replica<()>, session: u128, sequence: u64, serial: u64) -> Result<Accepted, Refusal> {
+        replica.accept(mutation(session, sequence, serial), Boot::default())
+    }
+
+    fn apply(replica: &Replica<()>, count: usize) {
+        for _ in 0..count {
+            replica.next_to_apply().unwrap();
+            replica.applied();
+        }
+    }
+
+    fn answer(accepted: &mut Accepted) -> Option<u64> {
+        match accepted.answer.try_recv() {
+            Ok(outcome) => Some(outcome.unwrap().0),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Closed) => panic!("never answered"),
+        }
+    }
+
+    #[test]
+    fn r1_upstream_hears_yes_when_it_is_applied_here_and_acknowledged_below() {
+        let head = replica(true, false);
+        let mut first = accept(&head, 1, 1, 0).unwrap();
+        assert!(first.start_apply && first.start_link);
+        let mut second = accept(&head, 1, 2, 0).unwrap();
+        assert!(!second.start_apply && !second.start_link);
+        apply(&head, 1);
+        assert_eq!(answer(&mut first), None);
+        head.acknowledged(first.term, 2, Boot::default()).unwrap();
+        assert_eq!((answer(&mut first), answer(&mut second)), (Some(1), None));
+        apply(&head, 1);
+        assert_eq!(answer(&mut second), Some(2));
+        assert!(head.acknowledged(first.term, 3, Boot::default()).is_err());
+    }
+
+    #[test]
+    fn r1_a_member_takes_exactly_the_next_serial_and_knows_the_ones_before() {
+        let member = replica(false, true);
+        assert!(matches!(accept(&member, 1, 1, 2), Err(Refusal::OutOfOrder { last: 0 })));
+        let mut first = accept(&member, 1, 1, 1).unwrap();
+        // sent again on a new connection
+        let mut again = accept(&member, 1, 1, 1).unwrap();
+        assert!(!again.start_apply);
+        apply(&member, 1);
+        assert_eq!((answer(&mut first), answer(&mut again)), (Some(1), Some(1)));
+        assert_eq!(answer(&mut accept(&member, 1, 1, 1).unwrap()), Some(1));
+        assert_eq!(member.serial(), Serial(1));
+        assert!(matches!(accept(&member, 1, 2, 0), Err(Refusal::NotWritable(_))));
+    }
+
+    #[test]
+    fn r9_a_repeated_sequence_is_answered_only_once_downstream_has_acknowledged() {
+        let head = replica(true, false);
+        let first = accept(&head, 1, 1, 0).unwrap();
+        apply(&head, 1);
+        let mut again = accept(&head, 1, 1, 0).unwrap();
+        assert_eq!(answer(&mut again), None);
+        head.acknowledged(first.term, 1, Boot::default()).unwrap();
+        assert_eq!(answer(&mut again), Some(1));
+        assert_eq!(head.serial(), Serial(1));
+    }
+
+    #[test]
+    fn r9_what_was_accepted_and_not_applied_is_not_remembered() {
+        let head = replica(true, true);
+        accept(&head, 1, 1, 0).unwrap();
+        accept(&head, 1, 2, 0).unwrap();
+        assert!(matches!(accept(&head, 1, 4, 0), Err(Refusal::OutOfOrder { last: 2 })));
+        apply(&head, 1);
+        head.next_to_apply().unwrap();
+        assert!(head.apply_failed(Refusal::NoSpace));
+        assert_eq!(head.remembered().last(SessionId::from_bits(1)), Some(Sequence(1)));
+        assert!(matches!(accept(&head, 1, 2, 0), Err(Refusal::NoSpace)));
+    }
+
+    #[test]
+    fn r2_a_closed_chain_answers_all_who_wait_and_still_applies_what_it_took() {
+        let head = replica(true, false);
+        let waiting: Vec<_> = (1..=3).map(|n| accept(&head, 1, n, 0).unwrap()).collect();
+        apply(&head, 1);
+        assert!(head.close(None, Refusal::Fenced));
+        for mut accepted in waiting {
+            assert!(matches!(accepted.answer.try_recv(), Ok(Err(Refusal::Fenced))));
+        }
+        assert!(matches!(accept(&head, 1, 4, 0), Err(Refusal::Fenced)));
+        apply(&head, 2);
+        assert!(head.next_to_apply().is_none());
+        assert_eq!(head.serial(), Serial(3));
+        assert_eq!(head.remembered().last(SessionId::from_bits(1)), Some(Sequence(3)));
+    }
+
+    #[tokio::test]
+    async fn r2_drained_waits_for_the_last_accepted_mutation() {
+        let head = Arc::new(replica(true, true));
+        accept(&head, 1, 1, 0).unwrap();
+        head.close(None, Refusal::Fenced);
+        let waiting = tokio::spawn({
+            let head = head.clone();
+            async move { head.drained().await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!waiting.is_finished());
+        apply(&head, 1);
+        assert!(head.next_to_apply().is_none());
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn r1_a_new_connection_is_given_everything_that_is_not_acknowledged() {
+        let head = replica(true, false);
+        let term = accept(&head, 1, 1, 0).unwrap().term;
+        accept(&head, 1, 2, 0).unwrap();
+        accept(&head, 1, 3, 0).unwrap();
+        apply(&head, 3);
+        head.acknowledged(term, 1, Boot::default()).unwrap();
+        let mut sent = vec![];
+        let mut last = 0;
+        for _ in 0..2 {
+            let (header, _) = head.next_to_send(term, last).await.unwrap();
+            last = header.serial;
+            sent.push(last);
+        }
+        assert_eq!(sent, [2, 3]);
+        assert!(!head.link_done(term));
+        head.acknowledged(term, 3, Boot::default()).unwrap();
+        assert!(head.link_done(term));
+        head.close(None, Refusal::Fenced);
+        assert!(head.next_to_send(term, 3).await.is_none());
+    }
+
+    #[test]
+    fn r5_serials_start_anew_and_an_earlier_term_says_nothing() {
+        let head = replica(true, false);
+        let old = accept(&head, 1, 1, 0).unwrap().term;
+        apply(&head, 1);
+        assert!(head.next_to_apply().is_none());
+        head.close(None, Refusal::Fenced);
+        head.open((), V, true, false);
+        assert_eq!(head.serial(), Serial(0));
+        let mut next = accept(&head, 1, 2, 0).unwrap();
+        apply(&head, 1);
+        head.acknowledged(old, 1, Boot::default()).unwrap();
+        assert_eq!(answer(&mut next), None);
+        head.acknowledged(next.term, 1, Boot::default()).unwrap();
+        assert_eq!(answer(&mut next), Some(1));
+    }
+
+    #[test]
+    fn r9_the_table_is_bounded_and_forgets_who_was_silent_longest() {
+        let sessions = 0..REMEMBERED_SESSIONS_MAX as u128 + 1;
+        let table = Remembered::of(sessions.map(|s| (SessionId::from_bits(s), Sequence(7))));
+        assert_eq!(table.entries().count(), REMEMBERED_SESSIONS_MAX);
+        assert_eq!(table.last(SessionId::from_bits(0)), None);
+        assert_eq!(table.last(SessionId::from_bits(1)), Some(Sequence(7)));
+    }
+}

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cairn_proto::chunkserver::Trouble;
 use cairn_proto::common::ErrorCode;
 use cairn_types::{DiskId, Version};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -25,6 +25,7 @@ struct State {
     /// Disks known to have failed, and whether the heartbeat that says so has yet to go out.
     failed: BTreeSet<DiskId>,
     disks: bool,
+    errors: BTreeMap<DiskId, u64>,
 }
 
 impl Reports {
@@ -37,10 +38,21 @@ impl Reports {
         self.lock().changed.insert(key);
     }
 
+    /// Something on the disk was not what it should be.
+    pub fn count_error(&self, disk: DiskId) {
+        *self.lock().errors.entry(disk).or_default() += 1;
+    }
+
+    /// Errors of the disk since the process started.
+    pub fn errors(&self, disk: DiskId) -> u64 {
+        self.lock().errors.get(&disk).copied().unwrap_or_default()
+    }
+
     /// True if that is news: then the next heartbeat goes out at once.
     pub fn disk_failed(&self, disk: DiskId) -> bool {
         let mut state = self.lock();
         let news = state.failed.insert(disk);
+        *state.errors.entry(disk).or_default() += 1;
         state.disks |= news;
         drop(state);
         if news {

@@ -5,9 +5,9 @@ use crate::replica::Key;
 use crate::shared::Core;
 use crate::store::StoreError;
 use cairn_proto::chunkserver::Scrub as Report;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 #[derive(Default)]
@@ -16,6 +16,7 @@ pub struct Scrub {
     bad_chunks: AtomicU64,
     verified_bytes: AtomicU64,
     running: AtomicBool,
+    asked: Notify,
 }
 
 impl Scrub {
@@ -29,17 +30,22 @@ impl Scrub {
         }
     }
 
+    /// Has every replica verified at once; `running` until that is done.
+    pub fn ask(&self) {
+        self.running.store(true, Ordering::Relaxed);
+        self.asked.notify_one();
+    }
+
     /// Scrubs until it is dropped: idle rounds at the configured rate, and a whole one at full speed whenever asked.
-    pub async fn run(&self, core: Arc<Core>) {
+    pub async fn run(&self, core: &Core) {
         loop {
             let asked = tokio::select! {
                 biased;
-                () = core.scrub_now.notified() => true,
-                () = self.idle_round(&core) => false,
+                () = self.asked.notified() => true,
+                () = self.idle_round(core) => false,
             };
             if asked {
-                self.running.store(true, Ordering::Relaxed);
-                self.round(&core, None).await;
+                self.round(core, None).await;
                 self.running.store(false, Ordering::Relaxed);
             }
         }

@@ -4,7 +4,6 @@ use crate::control::Control;
 use crate::dataplane;
 use crate::disks::{Disks, Opened};
 use crate::limits::{BACKGROUND_TICK, CLEAN_MARK_IDLE};
-use crate::scrub::Scrub;
 use crate::shared::Core;
 use crate::store::OpenError;
 use cairn_io::{Disk, Env};
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic_health::ServingStatus;
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +48,8 @@ pub struct Chunkserver {
     background: Vec<Task>,
     /// Ends what has no end of its own.
     ended: CancellationToken,
+    /// Ends everything when this is dropped.
+    killed: DropGuard,
 }
 
 /// A task that does not outlive its owner.
@@ -120,9 +121,8 @@ impl Chunkserver {
 
         let core = Arc::new(Core::new(config, env, server, store, cluster));
         let ended = CancellationToken::new();
-        let scrub = Arc::new(Scrub::default());
         let (serving_sender, serving) = watch::channel(false);
-        let control = Control::new(core.clone(), disks, scrub.clone(), address.clone(), serving_sender);
+        let control = Control::new(core.clone(), disks, address.clone(), serving_sender);
 
         let mut background = vec![];
         let until_end = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
@@ -140,12 +140,13 @@ impl Chunkserver {
             background.push(until_end(Box::pin(serve_health(listener, serving.clone()))));
         }
         let scrubbed = core.clone();
-        background.push(until_end(Box::pin(async move { scrub.run(scrubbed).await })));
+        background.push(until_end(Box::pin(async move { scrubbed.scrub.run(&scrubbed).await })));
         background.push(until_end(Box::pin(housekeeping(core.clone()))));
         Ok(Self {
             listener: Task::spawn(dataplane::run(core.clone(), listener)),
             control: Task::spawn(control.run()),
             background,
+            killed: core.killed.clone().drop_guard(),
             core,
             address,
             bound,
@@ -174,6 +175,10 @@ impl Chunkserver {
         self.core.server
     }
 
+    pub fn is_registered(&self) -> bool {
+        *self.serving.borrow()
+    }
+
     /// Returns once it is registered at the master.
     pub async fn registered(&self) {
         // the sender lives as long as this
@@ -189,6 +194,7 @@ impl Chunkserver {
             control,
             background,
             ended,
+            killed,
             ..
         } = self;
         core.stopping.cancel();
@@ -202,6 +208,7 @@ impl Chunkserver {
         for task in background {
             task.end().await;
         }
+        drop(killed);
         core.peers.close();
         let store = core.store.clone();
         core.env.blocking.run(move || store.close()).await;

@@ -8,6 +8,7 @@ use crate::peers::{PeerError, Peers};
 use crate::refusal::Refusal;
 use crate::replica::{Accepted, Key, Mutation, Outcome, Place, Remembered, Replica};
 use crate::reports::Reports;
+use crate::scrub::Scrub;
 use crate::store::{At, Chunk, ChunkMeta, State, Store, StoreError};
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_io::Env;
@@ -23,7 +24,7 @@ use cairn_types::{
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,11 +43,12 @@ pub struct Core {
     pub tasks: TaskTracker,
     /// No new request is taken.
     pub stopping: CancellationToken,
+    /// Nothing goes on.
+    pub killed: CancellationToken,
     /// Memory for frames by the place in the chain that they came to.
     pub write_room: [Arc<Semaphore>; CHAIN_PLACES],
     pub read_room: Arc<Semaphore>,
-    /// Every replica is to be verified now.
-    pub scrub_now: Notify,
+    pub scrub: Scrub,
     /// Requests so far, so that background work sees whether anybody asks.
     pub requests: AtomicU64,
 }
@@ -77,7 +79,8 @@ impl Core {
             reports: Reports::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            scrub_now: Notify::new(),
+            killed: CancellationToken::new(),
+            scrub: Scrub::default(),
             requests: AtomicU64::new(0),
         }
     }
@@ -161,13 +164,12 @@ impl Core {
         let refusal = Refusal::from(e);
         match &refusal {
             Refusal::Corrupt(damage) => {
+                self.reports.count_error(key.disk);
                 let version = self.chunk(key).map_or(Version::ZERO, |c| c.info().version);
                 self.reports.corrupt(key, version, damage);
             }
-            Refusal::DiskFailed(why) => {
-                if self.reports.disk_failed(key.disk) {
-                    tracing::error!(disk = %key.disk, "disk out of service: {why}");
-                }
+            Refusal::DiskFailed(why) if self.reports.disk_failed(key.disk) => {
+                tracing::error!(disk = %key.disk, "disk out of service: {why}");
             }
             _ => {}
         }
@@ -224,10 +226,10 @@ impl Core {
             start_link,
         } = replica.accept(mutation, self.env.clock.now())?;
         if start_apply {
-            self.tasks.spawn(apply(self.clone(), replica.clone()));
+            self.spawn(apply(self.clone(), replica.clone()));
         }
         if start_link {
-            self.tasks.spawn(link::run(self.clone(), replica, term));
+            self.spawn(link::run(self.clone(), replica, term));
         }
         Ok(answer)
     }
@@ -436,6 +438,14 @@ impl Core {
         }
         let chunk = self.chunk(key)?;
         self.read_blocks(key, chunk, at, offset, length, true).await
+    }
+
+    /// Starts a task of the data plane, which ends with the server.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<Option<T>> {
+        self.tasks.spawn(self.killed.clone().run_until_cancelled_owned(work))
     }
 
     /// Counts a request.

@@ -1,0 +1,7 @@
+//! Real chunkservers in one process, over loopback sockets and simulated disks, driven by a master that does what the
+//! test says.
+mod chain;
+mod control;
+mod harness;
+mod hostile;
+mod reconfigure;
