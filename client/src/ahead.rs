@@ -132,11 +132,6 @@ impl ReadAhead {
         }
         (node.state().epoch == epoch).then(|| whole.freeze())
     }
-
-    #[cfg(test)]
-    pub fn held(&self) -> usize {
-        self.state().pieces.len()
-    }
 }
 
 impl Piece {

@@ -110,11 +110,9 @@ impl Client {
     }
 
     /// The master does not know yet what was written here and not committed.
-    fn with_local_size(&self, mut attr: Attr) -> Attr {
+    fn with_local_size(&self, attr: Attr) -> Attr {
         if let Some(node) = self.core().node(attr.ino) {
-            let mut state = node.state();
-            state.learn(attr.clone(), false);
-            attr.size = attr.size.max(state.dirty_end);
+            return node.state().learned(attr, false);
         }
         attr
     }
@@ -509,28 +507,21 @@ impl Core {
         let within = self.config.timeout;
         let ordered = change.size.is_some() || change.mtime.is_some();
         let Some(node) = self.node(ino).filter(|_| ordered) else {
-            let mut attr = self.attr_of(self.session.call(request, within).await?)?;
-            if let Some(node) = self.node(ino) {
-                let mut state = node.state();
-                state.learn(attr.clone(), true);
-                attr.size = attr.size.max(state.dirty_end);
-            }
-            return Ok(attr);
+            let attr = self.attr_of(self.session.call(request, within).await?)?;
+            return Ok(match self.node(ino) {
+                Some(node) => node.state().learned(attr, true),
+                None => attr,
+            });
         };
         let _alone = node.shape.write().await;
         Box::pin(self.flush(&node)).await?;
         let _one = node.committing.lock().await;
         Box::pin(self.commit_locked(&node)).await?;
         let attr = self.attr_of(self.session.call(request, within).await?)?;
-        let mut state = node.state();
-        let gone = match change.size {
-            Some(size) => state.resized(size, attr.clone()),
-            None => {
-                state.learn(attr.clone(), true);
-                Vec::new()
-            }
+        let Some(size) = change.size else {
+            return Ok(node.state().learned(attr, true));
         };
-        drop(state);
+        let gone = node.state().resized(size, attr.clone());
         self.forget_chunks(gone);
         Ok(attr)
     }

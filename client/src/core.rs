@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -243,7 +243,8 @@ impl Core {
 
     /// A third for the frame to be sealed, a third for the commit to see it acknowledged, a third for both to happen.
     fn interval(&self) -> tokio::time::Interval {
-        let mut interval = tokio::time::interval((self.config.commit_interval / 3).max(Duration::from_millis(10)));
+        let period = (self.config.commit_interval / 3).max(Duration::from_millis(10));
+        let mut interval = tokio::time::interval_at(Instant::now() + period, period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         interval
     }

@@ -37,10 +37,12 @@ impl fmt::Display for Server {
 }
 
 impl Server {
-    fn advice(&self) -> &'static str {
+    fn advice(&self) -> String {
         match self {
-            Server::Master(_) => "check `cairn health` and the setting master.advertise",
-            Server::Chunkserver(_) => "check `cairn admin status` and the setting chunkserver.advertise",
+            Server::Master(address) => {
+                format!("check `cairn health {address}` and the setting client.master (--master, CAIRN_MASTER)")
+            }
+            Server::Chunkserver(_) => "check `cairn admin status` and the setting chunkserver.advertise".into(),
         }
     }
 }

@@ -212,11 +212,6 @@ impl File {
         }
         flushed
     }
-
-    #[cfg(test)]
-    pub(crate) fn read_ahead(&self) -> &ReadAhead {
-        &self.0.ahead
-    }
 }
 
 fn end_of(offset: u64, len: u64) -> Result<u64> {

@@ -152,6 +152,13 @@ impl State {
         self.attr = attr;
     }
 
+    /// The newer of `attr` and what is known, with the size of local writes: an answer from before our own commit may
+    /// be handled after it, and must not make the file shorter again.
+    pub fn learned(&mut self, attr: Attr, own_change: bool) -> Attr {
+        self.learn(attr, own_change);
+        self.local_attr()
+    }
+
     pub fn forget_contents(&mut self) {
         self.slots.clear();
         self.epoch += 1;

@@ -7,8 +7,6 @@
 //! or the end of its connection; it is not sent again.
 mod pushes;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 pub use pushes::Invalidation;
 
@@ -87,7 +85,7 @@ struct Waiting {
 }
 
 enum Reply {
-    Answer(answer::Result),
+    Answer(Box<answer::Result>),
     /// The session ended before the answer came: nobody knows.
     Lost,
 }
@@ -177,8 +175,10 @@ impl Session {
         let mut backoff = Backoff::new();
         loop {
             let error = match self.attempt(request.clone(), deadline).await {
-                Attempt::Answer(answer::Result::Error(error)) => error,
-                Attempt::Answer(answer) => return Ok(answer),
+                Attempt::Answer(answer) => match *answer {
+                    answer::Result::Error(error) => error,
+                    answer => return Ok(answer),
+                },
                 Attempt::Stopped => return Err(Error::ShutDown),
                 Attempt::Lost { sent } => {
                     let (server, cause) = (self.shared.master(), self.shared.table().cause.clone());
@@ -248,7 +248,7 @@ impl Session {
 }
 
 enum Attempt {
-    Answer(answer::Result),
+    Answer(Box<answer::Result>),
     Lost { sent: bool },
     Stopped,
 }

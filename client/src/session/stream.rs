@@ -308,7 +308,7 @@ fn settle(shared: &Shared, answer: session::Answer) {
         );
         session::answer::Result::Error(error)
     });
-    let _ = reply.send(Reply::Answer(result));
+    let _ = reply.send(Reply::Answer(Box::new(result)));
 }
 
 /// A push takes effect here, then goes on to the mount.

@@ -74,6 +74,8 @@ impl Core {
         if let Some(attr) = attr {
             state.learn(attr, true);
         }
+        drop(state);
+        node.progress.notify_waiters();
         Ok((wanted, true))
     }
 
@@ -144,6 +146,8 @@ impl Core {
             fresh,
         );
         drop(state);
+        // its loss may have come to light
+        node.progress.notify_waiters();
         if let Some((handle, last)) = before.filter(|(handle, _)| *handle != location.handle) {
             self.remember_sequence(handle, last);
         }
