@@ -489,7 +489,8 @@ fn standing(world: &World, chunk: &ChunkInfo, disk: DiskId, now: Duration) -> St
         // deleted first (see garbage.rs), and then mended as one that is missing
         return Standing::Silent { since: now };
     }
-    let installed = replica.version == chunk.version && replica.state != ReplicaState::ReplicaJoining;
+    // fenced at the logged version: its install was lost with its stream
+    let installed = replica.version == chunk.version && replica.state == ReplicaState::ReplicaInstalled;
     if !installed || replica.suspect || replica.damaged {
         return Standing::Damaged;
     }

@@ -145,11 +145,18 @@ impl Core {
             if world.servers.server_of(disk) != Some(server) {
                 continue;
             }
-            let replica = Replica::from_wire(changed);
+            let mut replica = Replica::from_wire(changed);
             let Some(known) = world.servers.disk_mut(disk) else {
                 continue;
             };
-            let before = known.replicas.insert(handle, replica);
+            let before = known.replicas.get(&handle).copied();
+            // an install acts once: what was looked at before it and says fenced comes late
+            if before.is_some_and(|b| b.version == replica.version && b.state == ReplicaState::ReplicaInstalled)
+                && replica.state == ReplicaState::ReplicaFenced
+            {
+                replica.state = ReplicaState::ReplicaInstalled;
+            }
+            known.replicas.insert(handle, replica);
             if replica.damaged && before.is_none_or(|b| !b.damaged) {
                 self.corrupt(world, handle, disk, &[]);
             }

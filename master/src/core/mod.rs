@@ -13,6 +13,7 @@ pub use world::World;
 use crate::config::MasterConfig;
 use crate::error::Halt;
 use crate::limits::COMMANDS_RESERVED;
+use crate::session::Barrier;
 use cairn_io::Env;
 use cairn_metadata::{Command, Counts, Op, Outcome, State};
 use cairn_types::{ChunkHandle, ClusterId, Inode, Sequence, SessionId, Version};
@@ -31,11 +32,11 @@ pub struct Submission {
 /// Who waits for the outcome.
 pub enum Then {
     Nobody,
-    Answer(oneshot::Sender<Outcome>),
+    Answer(oneshot::Sender<Applied>),
     /// The call opens the inode that it gives; counted as it is applied.
     Opens {
         id: (SessionId, Sequence),
-        answer: oneshot::Sender<Outcome>,
+        answer: oneshot::Sender<Applied>,
     },
     /// The reconfiguration of this chunk, whose install this is.
     Install {
@@ -44,8 +45,14 @@ pub enum Then {
     },
 }
 
+/// A command's outcome, and who is to take it in before the client hears of it.
+pub struct Applied {
+    pub outcome: Outcome,
+    pub others: Barrier,
+}
+
 pub enum Job {
-    Command(Submission),
+    Command(Box<Submission>),
     /// Take a checkpoint now; answered with its index.
     Checkpoint(oneshot::Sender<Result<u64, String>>),
     /// Become the cluster of a saved checkpoint, if this one is empty.
@@ -113,15 +120,15 @@ impl Core {
     }
 
     /// Takes a client's command, in the order of calls, or refuses it when too many wait.
-    pub fn take(&self, command: Command) -> Result<oneshot::Receiver<Outcome>, NotTaken> {
+    pub fn take(&self, command: Command) -> Result<oneshot::Receiver<Applied>, NotTaken> {
         self.take_then(command, Then::Answer)
     }
 
     pub fn take_then(
         &self,
         command: Command,
-        then: impl FnOnce(oneshot::Sender<Outcome>) -> Then,
-    ) -> Result<oneshot::Receiver<Outcome>, NotTaken> {
+        then: impl FnOnce(oneshot::Sender<Applied>) -> Then,
+    ) -> Result<oneshot::Receiver<Applied>, NotTaken> {
         if self.queue.capacity() < COMMANDS_RESERVED {
             return Err(NotTaken::Busy);
         }
@@ -133,7 +140,7 @@ impl Core {
     /// Takes a command of the master's own.
     pub fn push(&self, command: Command, then: Then) -> Result<(), NotTaken> {
         self.queue
-            .try_send(Job::Command(Submission { command, then }))
+            .try_send(Job::Command(Box::new(Submission { command, then })))
             .map_err(|e| match e {
                 mpsc::error::TrySendError::Full(_) => NotTaken::Busy,
                 mpsc::error::TrySendError::Closed(_) => NotTaken::Stopping,
@@ -141,7 +148,7 @@ impl Core {
     }
 
     pub async fn submit(&self, command: Command) -> Result<Outcome, Unanswered> {
-        Ok(self.take(command)?.await.map_err(|_| MaybeApplied)?)
+        Ok(self.take(command)?.await.map_err(|_| MaybeApplied)?.outcome)
     }
 
     pub async fn checkpoint(&self) -> Result<u64, String> {

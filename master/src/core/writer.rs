@@ -3,16 +3,17 @@
 //! Group commit: whatever has queued up while the last batch was being made durable is the next batch, one write and
 //! one fdatasync. Checkpoints are encoded from a clone of the state (which shares its pages: milliseconds at millions
 //! of files) by another task, while operations go on.
-use super::{Core, Job, Submission, Then, World};
+use super::{Applied, Core, Job, Submission, Then, World};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data_dir;
 use crate::error::{Halt, StartError};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX};
 use crate::log::Log;
 use crate::master::begin_epoch;
+use crate::session::Barrier;
 use bytes::Bytes;
 use cairn_io::Disk;
-use cairn_metadata::{Counts, Reply, State};
+use cairn_metadata::{Command, Counts, Reply, State};
 use cairn_types::ClusterId;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -62,7 +63,7 @@ impl Writer {
             let mut batch = Vec::with_capacity(jobs.len());
             for job in jobs.drain(..) {
                 match job {
-                    Job::Command(submission) => batch.push(submission),
+                    Job::Command(submission) => batch.push(*submission),
                     Job::Checkpoint(answer) => wanted.push(answer),
                     Job::Replace { cluster, state, answer } => replacement = Some((cluster, state, answer)),
                 }
@@ -200,11 +201,11 @@ impl Writer {
             // whoever has gone does not want to know
             let _ = waiter.send(result.clone());
         }
-        if dropped > 0 {
-            if let Err(e) = self.log.drop_prefix(dropped).await {
-                self.core.halt(Halt::Log(e.to_string()));
-                return false;
-            }
+        if dropped > 0
+            && let Err(e) = self.log.drop_prefix(dropped).await
+        {
+            self.core.halt(Halt::Log(e.to_string()));
+            return false;
         }
         true
     }
@@ -218,10 +219,19 @@ impl Core {
             let outcome = cairn_metadata::apply(&mut world.state, index, &submission.command)
                 .map_err(|e| Halt::Apply(format!("record {index}: {e}")))?;
             self.effects(&mut world, &submission.command, &outcome);
+            let by = match &submission.command {
+                Command::Call { session, .. } => Some(*session),
+                _ => None,
+            };
+            let others = if outcome.effects.is_empty() {
+                Barrier::default()
+            } else {
+                world.sessions.barrier(by)
+            };
             match submission.then {
                 Then::Nobody => {}
                 // a client that has gone asks again, and is answered from memory
-                Then::Answer(answer) => drop(answer.send(outcome)),
+                Then::Answer(answer) => drop(answer.send(Applied { outcome, others })),
                 Then::Opens {
                     id: (session, sequence),
                     answer,
@@ -229,7 +239,7 @@ impl Core {
                     if let Ok(Reply::Created { attr, .. } | Reply::Attr(attr)) = &outcome.result {
                         world.sessions.opened(session, sequence, attr.inode);
                     }
-                    drop(answer.send(outcome));
+                    drop(answer.send(Applied { outcome, others }));
                 }
                 Then::Install { handle, version } => self.install_logged(&mut world, handle, version, outcome),
             }

@@ -349,7 +349,14 @@ impl Place {
                 );
                 let path = name(first);
                 file.set_len(end.offset as u64).map_err(|e| self.io("cut", &path, e))?;
+            }
+            if last {
+                // a process that was killed may have written records that it had not synced: they count from now on
+                let path = name(first);
                 file.sync_data().map_err(|e| self.io("sync", &path, e))?;
+                self.disk
+                    .sync_dir(Path::new(DIRECTORY))
+                    .map_err(|e| self.io("sync", DIRECTORY, e))?;
             }
             tail = Some(Tail {
                 file,

@@ -4,13 +4,13 @@
 //! order in which they came; only those that have to wait for chunkservers (see `cut.rs`) leave that order.
 use super::cut::{self, Step};
 use super::queries;
-use super::table::Connection;
+use super::table::{Barrier, Connection};
 use super::wire::{self as convert, Refusal, shown, shown_inode};
-use crate::core::{Core, Then, World};
+use crate::core::{Applied, Core, Then, Unanswered, World};
 use crate::limits::PURGE_BATCH;
 use bytes::Bytes;
 use cairn_metadata as meta;
-use cairn_metadata::{Command, Existing, FsError, IndexedGrant, Op, Outcome, RemovedAs, RenameMode, Reply, XattrMode};
+use cairn_metadata::{Command, Existing, FsError, IndexedGrant, Op, RemovedAs, RenameMode, Reply, XattrMode};
 use cairn_proto::session::answer::Result as Answer;
 use cairn_proto::session::call::Request;
 use cairn_proto::session::{
@@ -19,7 +19,11 @@ use cairn_proto::session::{
 use cairn_types::limits::{LOCATE_CHUNKS_MAX, SESSION_CALLS_MAX};
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// How long a change waits for other clients to confirm that they have forgotten what it changed.
+const PUSH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whose call, and which.
 #[derive(Clone, Copy)]
@@ -61,7 +65,7 @@ pub fn answer(sequence: Sequence, result: Result<Answer, Refusal>) -> FromMaster
 enum Next {
     Answered(Result<Answer, Refusal>),
     /// It is in the queue.
-    Logged(oneshot::Receiver<Outcome>),
+    Logged(oneshot::Receiver<Applied>),
     /// It has to wait for others before it can be logged.
     Waits,
 }
@@ -106,7 +110,7 @@ fn spawn(
     id: CallId,
     connection: &Connection,
     request: Request,
-    outcome: Option<oneshot::Receiver<Outcome>>,
+    outcome: Option<oneshot::Receiver<Applied>>,
 ) {
     if let Some(session) = core.world().sessions.get_mut(id.session) {
         session.calls += 1;
@@ -123,13 +127,15 @@ fn spawn(
         let result = tokio::select! {
             biased;
             result = finish => result,
-            () = core.stop.cancelled() => Err(crate::core::NotTaken::Stopping.into()),
-            () = tokio::time::sleep(timeout + timeout / 8) => {
-                Err(Refusal::Unavailable("the call was not done in time".into()))
-            }
+            () = tokio::time::sleep(timeout + timeout / 8) => Err(crate::core::MaybeApplied.into()),
         };
         if let Some(session) = core.world().sessions.get_mut(id.session) {
             session.calls = session.calls.saturating_sub(1);
+        }
+        if matches!(result, Err(Refusal::Unanswered(Unanswered::MaybeApplied(_)))) {
+            // an answer would be a lie either way: the client asks again on its next stream, under the same number
+            connection.over.cancel();
+            return;
         }
         // a client that has gone asks again on its next stream
         let _ = connection.out.send(Ok(answer(id.sequence, result))).await;
@@ -175,7 +181,7 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
     }
 }
 
-fn taken(outcome: Result<oneshot::Receiver<Outcome>, crate::core::NotTaken>) -> Next {
+fn taken(outcome: Result<oneshot::Receiver<Applied>, crate::core::NotTaken>) -> Next {
     match outcome {
         Ok(outcome) => Next::Logged(outcome),
         Err(e) => Next::Answered(Err(e.into())),
@@ -200,9 +206,10 @@ async fn finish(
     core: &Arc<Core>,
     id: CallId,
     request: &Request,
-    outcome: oneshot::Receiver<Outcome>,
+    outcome: oneshot::Receiver<Applied>,
 ) -> Result<Answer, Refusal> {
-    let outcome = outcome.await.map_err(|_| crate::core::MaybeApplied)?;
+    let Applied { outcome, others } = outcome.await.map_err(|_| crate::core::MaybeApplied)?;
+    others_take_in(core, others).await;
     match outcome.result {
         Err(FsError::CutNeeded | FsError::Retry) => wait(core, id, request).await,
         result => completed(&mut core.world(), id, request, result),
@@ -222,6 +229,16 @@ async fn wait(core: &Arc<Core>, id: CallId, request: &Request) -> Result<Answer,
             });
             let result = result.await?;
             completed(&mut core.world(), id, request, result)
+        }
+    }
+}
+
+/// Until the other clients that had seen what changed have forgotten it.
+pub async fn others_take_in(core: &Core, others: Barrier) {
+    if !others.is_empty() {
+        for laggard in others.pass(PUSH_PATIENCE).await {
+            tracing::debug!(session = %laggard, "a client does not confirm what it is told; it is not waited for");
+            core.world().sessions.lags(laggard);
         }
     }
 }
@@ -560,7 +577,7 @@ async fn empty_trash(core: &Arc<Core>, id: CallId, empty: &wire::TrashEmpty) -> 
             .take(id_less_last(core, id, op, last))?
             .await
             .map_err(|_| crate::core::MaybeApplied)?;
-        match outcome.result {
+        match outcome.outcome.result {
             Ok(Reply::Purged { count: c, bytes: b }) => (count, bytes) = (count + c, bytes + b),
             Ok(_) => {}
             Err(e) => return Err(Refusal::fs("empty the trash")(e)),

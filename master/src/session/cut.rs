@@ -1,7 +1,7 @@
 //! Calls that wait for chunkservers: complaints (protocol R8, R12) and truncation inside a chunk (R13).
 use super::calls::CallId;
 use super::wire::Refusal;
-use crate::core::{Core, World};
+use crate::core::{Applied, Core, World};
 use crate::reconfiguration::{Cut, Ended, NotBegun, Wish};
 use cairn_metadata::{ChunkInfo, FsError, Op, Reply, SetAttr, verdict};
 use cairn_proto::chunkserver::{self as wire_server, order};
@@ -35,6 +35,14 @@ fn location(world: &World, chunk: &ChunkInfo) -> Answer {
     })
 }
 
+/// The file has the chunk no more.
+fn no_location() -> Answer {
+    Answer::Locations(Locations {
+        chunks: Vec::new(),
+        attr: None,
+    })
+}
+
 pub async fn complain(core: &Arc<Core>, id: CallId, complaint: &Complain) -> Result<Answer, Refusal> {
     let handle = ChunkHandle(complaint.handle);
     let named: Version = cairn_proto::required(complaint.version, "version")?.into();
@@ -52,7 +60,9 @@ pub async fn complain(core: &Arc<Core>, id: CallId, complaint: &Complain) -> Res
         let waiter = {
             let mut world = core.world();
             let world = &mut *world;
-            let chunk = world.state.chunk(handle).ok_or(Refusal::NoChunk(handle))?;
+            let Some(chunk) = world.state.chunk(handle) else {
+                return Ok(no_location());
+            };
             world.sessions.writes(id.session, chunk.inode, [handle]);
             let active = world.reconfigurations.is_active(handle);
             match verdict::complaint(chunk.version, named, active) {
@@ -111,7 +121,9 @@ fn observe(
 ) -> Result<Answer, Refusal> {
     let mut world = core.world();
     let world = &mut *world;
-    let chunk = world.state.chunk(handle).ok_or(Refusal::NoChunk(handle))?;
+    let Some(chunk) = world.state.chunk(handle) else {
+        return Ok(no_location());
+    };
     if let Some(server) = server
         && matches!(
             complaint.reason(),
@@ -146,7 +158,7 @@ pub async fn cut_and_log(
     let mut failure = String::from("another change of it is under way");
     loop {
         enum Waits {
-            Logged(oneshot::Receiver<cairn_metadata::Outcome>),
+            Logged(oneshot::Receiver<Applied>),
             Cut(Option<oneshot::Receiver<Ended>>),
         }
         let waits = {
@@ -164,10 +176,14 @@ pub async fn cut_and_log(
             }
         };
         match waits {
-            Waits::Logged(outcome) => match outcome.await.map_err(|_| crate::core::MaybeApplied)?.result {
-                Err(FsError::CutNeeded | FsError::Retry) => {}
-                result => return Ok(result),
-            },
+            Waits::Logged(outcome) => {
+                let Applied { outcome, others } = outcome.await.map_err(|_| crate::core::MaybeApplied)?;
+                super::calls::others_take_in(core, others).await;
+                match outcome.result {
+                    Err(FsError::CutNeeded | FsError::Retry) => {}
+                    result => return Ok(result),
+                }
+            }
             Waits::Cut(Some(waiter)) => match tokio::time::timeout(deadline.saturating_sub(core.now()), waiter).await {
                 Ok(Ok(Ended::Cut(Err(FsError::StaleVersion | FsError::NoSuchChunk)))) => {}
                 Ok(Ok(Ended::Cut(result))) => return Ok(result),

@@ -9,5 +9,5 @@ mod wire;
 
 pub use calls::CallId;
 pub use service::SessionService;
-pub use table::Sessions;
+pub use table::{Barrier, Sessions};
 pub use wire::Refusal;

@@ -52,7 +52,7 @@ pub fn answer(world: &mut World, session: SessionId, request: &Request) -> Optio
             names
                 .map(|names| {
                     Answer::Names(Names {
-                        names: names.into_iter().map(|n| Bytes::from(n)).collect(),
+                        names: names.into_iter().map(Bytes::from).collect(),
                     })
                 })
                 .map_err(|e| Refusal::fs(shown_inode(&world.state, Inode(q.inode)))(e))

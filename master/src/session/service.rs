@@ -132,7 +132,6 @@ async fn begin(core: &Arc<Core>, hello: Hello, out: Out) -> Result<(SessionId, C
         connection.ok_or_else(|| Status::unavailable("the session ended meanwhile"))?
     };
     tracing::debug!(session = %id, description = hello.description, resumed, "session connected");
-    core.world().sessions.flush_one(id);
     Ok((id, connection))
 }
 

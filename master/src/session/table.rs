@@ -1,14 +1,17 @@
 //! What the master remembers of sessions in memory: who has what open, who has seen what, who may write where.
 //!
-//! Soft state: a client declares its part again whenever it connects. Whose side counts after a reconnection is
-//! settled by [`Session::declare`]; orphans are kept through the first session timeout after a start, so that clients
-//! have the time to.
+//! Soft state: a client declares its part again whenever it connects ([`Sessions::declare`]); orphans are kept through
+//! the first session timeout after a start, so that clients have the time to. A client forgets its caches whenever it
+//! connects, so pushes belong to one stream and are numbered from 1 on each.
+//!
+//! An answer to a change is held back until the other clients that had seen what changed have confirmed the push
+//! ([`Barrier`]), for a bounded time: so whoever hears of the change by another way finds it there (promise 6).
 use crate::limits::{INTEREST_MAX, INVALIDATIONS_MAX, PUSH_INVALIDATIONS_MAX, PUSHES_MAX};
 use cairn_proto::session::{FromMaster, Invalidation, Push, from_master};
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub type Outbound = mpsc::Sender<Result<FromMaster, tonic::Status>>;
@@ -33,10 +36,11 @@ pub struct Session {
     pub calls: usize,
     /// An end has been logged or is on its way there.
     pub ending: bool,
-    open: BTreeMap<Inode, u32>,
-    /// Opens and closes that were counted, of calls whose answers the client has not acknowledged: a call that is sent
-    /// again counts once.
-    counted: BTreeMap<Sequence, Option<Inode>>,
+    open: BTreeSet<Inode>,
+    /// Opens whose answers the client has not acknowledged: it may not know of them when it declares.
+    unanswered: BTreeMap<Sequence, Inode>,
+    /// Closes and opens that were done, of calls not acknowledged: one that is sent again does nothing.
+    done: BTreeSet<Sequence>,
     /// Chunks that it may be writing, by file: fenced when it ends (protocol R12).
     writable: BTreeMap<Inode, BTreeSet<ChunkHandle>>,
     interest: BTreeSet<Inode>,
@@ -45,6 +49,42 @@ pub struct Session {
     everything: bool,
     pushes: u64,
     pushes_done: u64,
+    /// Invalidations queued in all, and how many of them the client has taken in.
+    queued: u64,
+    taken_in: watch::Sender<u64>,
+    /// Of pushes not confirmed: (number, `queued` when it was sent).
+    sent: VecDeque<(u64, u64)>,
+    /// It did not confirm in time: nobody waits for it until it has caught up.
+    laggard: bool,
+}
+
+/// What others have yet to take in of a change.
+#[derive(Default)]
+pub struct Barrier(Vec<(SessionId, watch::Receiver<u64>, u64)>);
+
+impl Barrier {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Until all have, or their sessions have ended. Gives those that have not within `patience`.
+    pub async fn pass(mut self, patience: Duration) -> Vec<SessionId> {
+        let all = async {
+            for (_, taken_in, mark) in &mut self.0 {
+                // an error: the session has ended
+                let _ = taken_in.wait_for(|done| done >= mark).await;
+            }
+        };
+        match tokio::time::timeout(patience, all).await {
+            Ok(()) => Vec::new(),
+            Err(_) => self
+                .0
+                .iter()
+                .filter(|(_, t, mark)| *t.borrow() < *mark)
+                .map(|(id, _, _)| *id)
+                .collect(),
+        }
+    }
 }
 
 impl Session {
@@ -56,14 +96,19 @@ impl Session {
             heard: now,
             calls: 0,
             ending: false,
-            open: BTreeMap::new(),
-            counted: BTreeMap::new(),
+            open: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
+            done: BTreeSet::new(),
             writable: BTreeMap::new(),
             interest: BTreeSet::new(),
             pending: VecDeque::new(),
             everything: false,
             pushes: 0,
             pushes_done: 0,
+            queued: 0,
+            taken_in: watch::Sender::new(0),
+            sent: VecDeque::new(),
+            laggard: false,
         }
     }
 
@@ -77,6 +122,7 @@ impl Session {
     }
 
     fn push_invalidation(&mut self, invalidation: Invalidation) {
+        self.queued += 1;
         if self.everything || self.pending.back() == Some(&invalidation) {
             return;
         }
@@ -100,6 +146,9 @@ impl Session {
                 invalidations: self.pending.drain(..few).collect(),
                 everything: std::mem::take(&mut self.everything),
             };
+            if self.pending.is_empty() {
+                self.sent.push_back((self.pushes, self.queued));
+            }
             slot.send(Ok(FromMaster {
                 body: Some(from_master::Body::Push(push)),
             }));
@@ -150,26 +199,20 @@ impl Sessions {
         session
     }
 
-    /// A stream of the session begins. What the client has cached stays valid as far as it was told of changes; what
-    /// it was told and has not confirmed may be lost, so it forgets everything then.
+    /// A stream of the session begins: the client knows nothing yet that could change.
     pub fn connect(&mut self, id: SessionId, out: Outbound, now: Duration) -> Option<Connection> {
         self.connections += 1;
-        let session = self.all.get_mut(&id)?;
         let connection = Connection {
             number: self.connections,
             out,
             over: CancellationToken::new(),
         };
+        self.unseen(id);
+        let session = self.all.get_mut(&id)?;
         if let Some(old) = session.connection.replace(connection.clone()) {
             old.over.cancel();
         }
         session.heard = now;
-        if session.pushes_done < session.pushes {
-            session.everything = true;
-            session.pending.clear();
-        }
-        session.pushes_done = session.pushes;
-        self.unflushed.insert(id);
         Some(connection)
     }
 
@@ -178,48 +221,56 @@ impl Sessions {
             && session.connection.as_ref().is_some_and(|c| c.number == number)
         {
             session.connection = None;
+            self.unseen(id);
         }
     }
 
-    /// What the client says that it has open and may write, as it connects: that is what it has, but for what it
-    /// cannot know yet since the answer to its open was lost.
+    /// The client forgets everything that it has seen, so it has nothing to be told.
+    fn unseen(&mut self, id: SessionId) {
+        let Some(session) = self.all.get_mut(&id) else { return };
+        for inode in std::mem::take(&mut session.interest) {
+            self.interest.remove(&(inode, id));
+        }
+        session.pending.clear();
+        session.sent.clear();
+        (session.everything, session.laggard) = (false, false);
+        (session.pushes, session.pushes_done) = (0, 0);
+        session.taken_in.send_replace(session.queued);
+        self.unflushed.remove(&id);
+    }
+
+    /// What the client says that it has open as it connects: that is what it has, but for what it cannot know yet
+    /// since the answer to its open was lost.
     pub fn declare(&mut self, id: SessionId, open: &[Inode]) {
         let Some(session) = self.all.get_mut(&id) else { return };
-        let mut declared: BTreeMap<Inode, u32> = BTreeMap::new();
-        for inode in open {
-            *declared.entry(*inode).or_insert(0) += 1;
+        let unanswered = session.unanswered.values().filter(|inode| session.open.contains(inode));
+        let now: BTreeSet<Inode> = open.iter().chain(unanswered).copied().collect();
+        let before = std::mem::replace(&mut session.open, now.clone());
+        for inode in now.difference(&before) {
+            *self.open.entry(*inode).or_insert(0) += 1;
         }
-        let unanswered: BTreeSet<_> = session.counted.values().flatten().copied().collect();
-        for (inode, count) in &session.open {
-            match declared.get_mut(inode) {
-                Some(declared) => *declared = (*declared).max(*count),
-                None if unanswered.contains(inode) => drop(declared.insert(*inode, *count)),
-                None => {}
+        for inode in before.difference(&now) {
+            self.release(*inode);
+        }
+    }
+
+    fn release(&mut self, inode: Inode) {
+        if let Some(count) = self.open.get_mut(&inode) {
+            *count -= 1;
+            if *count == 0 {
+                self.open.remove(&inode);
             }
         }
-        let before = std::mem::replace(&mut session.open, declared.clone());
-        for (inode, count) in before {
-            self.count(inode, -i64::from(count));
-        }
-        for (inode, count) in declared {
-            self.count(inode, i64::from(count));
-        }
     }
 
-    fn count(&mut self, inode: Inode, by: i64) {
-        let total = self.open.entry(inode).or_insert(0);
-        *total = total.saturating_add_signed(by);
-        if *total == 0 {
-            self.open.remove(&inode);
-        }
-    }
-
-    /// Counts an open by a call; once per call.
+    /// The session has the inode open, by this call.
     pub fn opened(&mut self, id: SessionId, sequence: Sequence, inode: Inode) {
         let Some(session) = self.all.get_mut(&id) else { return };
-        if session.counted.insert(sequence, Some(inode)).is_none() {
-            *session.open.entry(inode).or_insert(0) += 1;
-            self.count(inode, 1);
+        if session.done.insert(sequence) {
+            session.unanswered.insert(sequence, inode);
+            if session.open.insert(inode) {
+                *self.open.entry(inode).or_insert(0) += 1;
+            }
         }
     }
 
@@ -236,7 +287,7 @@ impl Sessions {
     /// The session has closed the file, and so has no write to it under way, unless it has it open once more.
     pub fn written(&mut self, id: SessionId, inode: Inode) {
         if let Some(session) = self.all.get_mut(&id)
-            && !session.open.contains_key(&inode)
+            && !session.open.contains(&inode)
         {
             session.writable.remove(&inode);
         }
@@ -247,34 +298,27 @@ impl Sessions {
         self.all.values().any(|s| s.may_write(inode, handle))
     }
 
-    /// True: nobody has it open any more.
+    /// The session has it open no more. True: nobody has.
     pub fn closed(&mut self, id: SessionId, sequence: Sequence, inode: Inode) -> bool {
         let Some(session) = self.all.get_mut(&id) else {
             return false;
         };
-        if session.counted.insert(sequence, None).is_some() {
+        if !session.done.insert(sequence) || !session.open.remove(&inode) {
             return false;
         }
-        let Some(count) = session.open.get_mut(&inode) else {
-            return false;
-        };
-        *count -= 1;
-        if *count == 0 {
-            session.open.remove(&inode);
-        }
-        self.count(inode, -1);
+        session.unanswered.retain(|_, opened| *opened != inode);
+        self.release(inode);
         !self.is_open(inode)
     }
 
     /// The client has seen all answers up to there.
     pub fn acknowledged(&mut self, id: SessionId, sequence: Sequence) {
         if let Some(session) = self.all.get_mut(&id)
-            && session
-                .counted
-                .first_key_value()
-                .is_some_and(|(first, _)| *first <= sequence)
+            && session.done.first().is_some_and(|first| *first <= sequence)
         {
-            session.counted = session.counted.split_off(&Sequence(sequence.0 + 1));
+            let next = Sequence(sequence.0 + 1);
+            session.done = session.done.split_off(&next);
+            session.unanswered = session.unanswered.split_off(&next);
         }
     }
 
@@ -295,8 +339,8 @@ impl Sessions {
         }
         self.unflushed.remove(&id);
         let mut closed = Vec::new();
-        for (inode, count) in session.open {
-            self.count(inode, -i64::from(count));
+        for inode in session.open {
+            self.release(inode);
             if !self.is_open(inode) {
                 closed.push(inode);
             }
@@ -319,6 +363,7 @@ impl Sessions {
                 for inode in std::mem::take(&mut session.interest) {
                     self.interest.remove(&(inode, id));
                 }
+                session.queued += 1;
                 session.everything = true;
                 session.pending.clear();
                 self.unflushed.insert(id);
@@ -383,9 +428,27 @@ impl Sessions {
     }
 
     pub fn pushes_done(&mut self, id: SessionId, number: u64) {
+        let Some(session) = self.all.get_mut(&id) else { return };
+        session.pushes_done = session.pushes_done.max(number.min(session.pushes));
+        while let Some((_, mark)) = session.sent.front().copied().filter(|(n, _)| *n <= session.pushes_done) {
+            session.sent.pop_front();
+            session.taken_in.send_replace(mark);
+        }
+        session.laggard &= *session.taken_in.borrow() < session.queued;
+        self.unflushed.insert(id);
+    }
+
+    /// What has been queued up to now for all but `by`.
+    pub fn barrier(&self, by: Option<SessionId>) -> Barrier {
+        let behind = self.unflushed.iter().filter_map(|id| Some((*id, self.all.get(id)?)));
+        let waits = behind.filter(|(id, s)| Some(*id) != by && !s.laggard && *s.taken_in.borrow() < s.queued);
+        Barrier(waits.map(|(id, s)| (id, s.taken_in.subscribe(), s.queued)).collect())
+    }
+
+    /// Nobody waits for it until it has caught up.
+    pub fn lags(&mut self, id: SessionId) {
         if let Some(session) = self.all.get_mut(&id) {
-            session.pushes_done = session.pushes_done.max(number.min(session.pushes));
-            self.unflushed.insert(id);
+            session.laggard = true;
         }
     }
 
@@ -398,12 +461,6 @@ impl Sessions {
                     self.unflushed.insert(id);
                 }
             }
-        }
-    }
-
-    pub fn flush_one(&mut self, id: SessionId) {
-        if let Some(session) = self.all.get_mut(&id) {
-            session.flush();
         }
     }
 
@@ -443,7 +500,9 @@ mod tests {
 
     fn table(n: u128) -> Sessions {
         let mut sessions = Sessions::default();
-        (1..=n).for_each(|n| drop(sessions.ensure(id(n), "test", "", Duration::ZERO).calls));
+        for n in 1..=n {
+            sessions.ensure(id(n), "test", "", Duration::ZERO);
+        }
         sessions
     }
 
@@ -456,15 +515,14 @@ mod tests {
     }
 
     #[test]
-    fn an_open_counts_once_per_call_and_a_declaration_settles_what_was_lost() {
+    fn an_open_counts_once_and_a_declaration_settles_what_was_lost() {
         let mut sessions = table(2);
         sessions.opened(id(1), Sequence(1), A);
-        sessions.opened(id(1), Sequence(1), A);
         sessions.opened(id(1), Sequence(2), A);
-        assert!(!sessions.closed(id(1), Sequence(3), A));
+        assert!(sessions.closed(id(1), Sequence(3), A));
+        sessions.opened(id(1), Sequence(4), A);
         assert!(!sessions.closed(id(1), Sequence(3), A), "the same close again");
         assert!(sessions.is_open(A));
-        assert!(sessions.closed(id(1), Sequence(4), A));
         // opened, but the answer is lost: the client does not declare it, and asks again
         sessions.opened(id(1), Sequence(5), B);
         sessions.declare(id(1), &[A]);
@@ -479,6 +537,35 @@ mod tests {
         sessions.opened(id(2), Sequence(1), A);
         assert!(sessions.end(id(1)).0.is_empty());
         assert_eq!(sessions.end(id(2)).0, [A]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_waits_for_those_who_have_seen_it_and_not_for_ever() {
+        let mut sessions = table(2);
+        let (out, _receiver) = mpsc::channel(10);
+        sessions.connect(id(2), out, Duration::ZERO);
+        sessions.seen(id(2), [A]);
+        let second = Duration::from_secs(1);
+        sessions.inode_changed(A, true, Some(id(1)));
+        let barrier = sessions.barrier(Some(id(1)));
+        sessions.flush();
+        assert_eq!(barrier.pass(second).await, [id(2)]);
+        sessions.lags(id(2));
+        sessions.inode_changed(A, true, Some(id(1)));
+        assert!(sessions.barrier(Some(id(1))).is_empty());
+        sessions.flush();
+        sessions.pushes_done(id(2), 2);
+        sessions.inode_changed(A, true, Some(id(1)));
+        let barrier = sessions.barrier(Some(id(1)));
+        sessions.flush();
+        sessions.pushes_done(id(2), 3);
+        assert_eq!(barrier.pass(second).await, []);
+        // a stream that is lost is waited for no longer
+        sessions.inode_changed(A, true, Some(id(1)));
+        let barrier = sessions.barrier(Some(id(1)));
+        let number = sessions.get(id(2)).and_then(|s| s.connection.as_ref()).unwrap().number;
+        sessions.disconnect(id(2), number);
+        assert_eq!(barrier.pass(second).await, []);
     }
 
     #[test]
@@ -501,11 +588,12 @@ mod tests {
         sessions.flush();
         let pushed = pushes(&mut receiver);
         assert!(pushed.iter().any(|p| p.everything) && pushed.len() == 1, "{pushed:?}");
-        // not confirmed, and the stream is lost: who knows what arrived
+        // on a new stream it has seen nothing yet
         let (out, mut receiver) = mpsc::channel(1000);
         sessions.connect(id(2), out, Duration::ZERO);
+        sessions.inode_changed(A, true, None);
         sessions.flush();
-        assert!(pushes(&mut receiver)[0].everything);
+        assert!(pushes(&mut receiver).is_empty());
     }
 
     #[test]

@@ -24,8 +24,6 @@ pub enum Refusal {
     Unavailable(String),
     #[error("the request is malformed: {0}")]
     Invalid(String),
-    #[error("chunk {0} is gone")]
-    NoChunk(cairn_types::ChunkHandle),
     /// The outcome is not known here; the client asks again under the same number.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
@@ -55,7 +53,6 @@ impl Refusal {
             }
             Refusal::Unavailable(_) | Refusal::Unanswered(_) => ErrorCode::ErrorUnavailable,
             Refusal::Invalid(_) => ErrorCode::ErrorInvalid,
-            Refusal::NoChunk(_) => ErrorCode::ErrorStaleVersion,
             Refusal::SessionEnded => ErrorCode::ErrorSessionEnded,
         };
         common::Error::new(code, self.to_string())

@@ -1,0 +1,445 @@
+//! Chunks and chunkservers, by the rules of the protocol.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+mod common;
+use cairn_proto::chunkserver::{self as cs, from_chunkserver, order};
+use cairn_proto::common::ErrorCode;
+use cairn_proto::session as ss;
+use cairn_proto::session::answer::Result as Answer;
+use cairn_proto::session::call::Request;
+use cairn_types::Version;
+use common::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn version(chunk: &cairn_proto::common::Location) -> Version {
+    chunk.version.unwrap().into()
+}
+
+fn one(answer: Answer) -> cairn_proto::common::Location {
+    match answer {
+        Answer::Locations(l) => l.chunks.into_iter().next().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_new_chunk_needs_servers_and_says_how_many() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let created = client.create("a").await;
+    assert!(created.chunk.is_none());
+    let inode = created.attr.unwrap().inode;
+    let allocate = || {
+        Request::Allocate(ss::Allocate {
+            inode,
+            first: 0,
+            count: 1,
+        })
+    };
+    match client.call(allocate()).await {
+        Answer::Error(e) => {
+            assert_eq!(e.code(), ErrorCode::ErrorNoServers);
+            assert!(e.message.contains("wants 3, has 0"), "{}", e.message);
+        }
+        other => panic!("{other:?}"),
+    }
+    let _one = Server::register(&master, 1, BTreeMap::new()).await;
+    let _two = Server::register(&master, 2, BTreeMap::new()).await;
+    // the minimum of two is there: less than the goal will do
+    let chunk = one(client.call(allocate()).await);
+    assert_eq!(chunk.members.len(), 2);
+    assert_eq!(one(client.call(allocate()).await), chunk, "it exists now");
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_clusters_server_is_refused_with_both_ids() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let foreign = cairn_types::ClusterId::from_bits(5);
+    let refused = Server::try_register(&master, 1, BTreeMap::new(), foreign.to_vec().into(), vec![1; 16]).await;
+    let refused = refused.err().unwrap();
+    let (theirs, ours) = (foreign.to_string(), master.cluster().to_string());
+    assert!(
+        refused.message().contains(&theirs) && refused.message().contains(&ours),
+        "{}",
+        refused.message()
+    );
+    master.shutdown().await.unwrap();
+}
+
+/// A file with one chunk, installed at three servers.
+async fn written(
+    master: &cairn_master::Master,
+    client: &mut Client,
+) -> (ss::Attr, cairn_proto::common::Location, Vec<Server>) {
+    let mut servers = Vec::new();
+    for n in 1..=3 {
+        servers.push(Server::register(master, n, BTreeMap::new()).await);
+    }
+    let created = client.create("a").await;
+    let chunk = created.chunk.expect("a grant");
+    assert_eq!(chunk.members.len(), 3);
+    for server in &mut servers {
+        server.replicas.extend([installed(&chunk, 77)]);
+    }
+    (created.attr.unwrap(), chunk, servers)
+}
+
+#[tokio::test]
+async fn r7_verdicts_on_what_a_server_brings() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (_, chunk, mut servers) = written(&master, &mut client).await;
+    let old = servers.remove(0);
+    let (id, disk_id) = (1, old.disk.clone());
+    drop(old);
+    let current = installed(&chunk, 77);
+    let v = version(&chunk);
+    for (replica, verdict) in [
+        (current.1.clone(), cs::Verdict::Current),
+        (
+            Replica {
+                version: Version::new(v.epoch, v.counter - 1),
+                ..current.1.clone()
+            },
+            cs::Verdict::Stale,
+        ),
+        (
+            Replica {
+                version: Version::new(v.epoch, v.counter + 1000),
+                ..current.1.clone()
+            },
+            cs::Verdict::Wait,
+        ),
+        (
+            Replica {
+                suspect: true,
+                ..current.1.clone()
+            },
+            cs::Verdict::Wait,
+        ),
+    ] {
+        let replicas = BTreeMap::from([(chunk.handle, replica), (chunk.handle + 10, current.1.clone())]);
+        let server = Server::try_register(&master, id, replicas, Default::default(), disk_id.clone())
+            .await
+            .unwrap();
+        assert_eq!(server.verdict(chunk.handle), Some(verdict));
+        assert_eq!(server.verdict(chunk.handle + 10), Some(cs::Verdict::Unknown));
+        assert!(server.floor >= v, "a late grant creates nothing");
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn r8_a_complaint_forces_exactly_one_reconfiguration() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (attr, chunk, servers) = written(&master, &mut client).await;
+    let running: Vec<_> = servers.into_iter().map(Server::run).collect();
+    client.send(10, complaint(&chunk)).await;
+    client.send(11, complaint(&chunk)).await;
+    let first = one(client.answer(10).await.unwrap());
+    let second = one(client.answer(11).await.unwrap());
+    assert_eq!(first, second);
+    assert!(version(&first) > version(&chunk));
+    assert_eq!(
+        one(client.complain(&chunk).await),
+        first,
+        "an old version is answered with the new"
+    );
+    assert_eq!(client.locate(attr.inode, false).await, [first.clone()]);
+    for server in running {
+        let server = server.stop().await;
+        let kinds: Vec<_> = server.orders.iter().map(|o| o.what.clone().unwrap()).collect();
+        assert_eq!(kinds.iter().filter(|w| matches!(w, order::What::Fence(_))).count(), 1);
+        assert_eq!(kinds.iter().filter(|w| matches!(w, order::What::Install(_))).count(), 1);
+        assert_eq!(server.replicas[&chunk.handle].version, version(&first));
+        assert!(server.replicas[&chunk.handle].installed);
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn r5_a_silent_member_is_waited_for_until_its_lease_is_over() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (_, chunk, mut servers) = written(&master, &mut client).await;
+    // it hears nothing, and says nothing: its stream stays open
+    let mut silent = servers.remove(2);
+    silent.heartbeat().await;
+    let said = tokio::time::Instant::now();
+    let running: Vec<_> = servers.into_iter().map(Server::run).collect();
+    let after = one(client.complain(&chunk).await);
+    assert!(
+        said.elapsed() >= Duration::from_millis(600),
+        "not before L(1 + d): {:?}",
+        said.elapsed()
+    );
+    assert_eq!(after.members.len(), 2);
+    assert!(after.members.iter().all(|m| m.server[..] != silent.id.as_bytes()[..]));
+    // its registration is over; it comes back with what it had, and that is stale
+    assert!(!silent.live(Duration::from_secs(2)).await);
+    let replicas = silent.replicas.clone();
+    let back = Server::try_register(&master, 3, replicas, Default::default(), silent.disk.clone())
+        .await
+        .unwrap();
+    assert_eq!(back.verdict(chunk.handle), Some(cs::Verdict::Stale));
+    // and is brought up to date as the third again
+    let back = back.run();
+    let inode = chunk.inode;
+    let whole = until("three members", async || {
+        let located = client.locate(inode, false).await.remove(0);
+        (located.members.len() == 3).then_some(located)
+    })
+    .await;
+    until("the install", async || {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        (client.locate(inode, false).await[0] == whole).then_some(())
+    })
+    .await;
+    let back = back.stop().await;
+    assert_eq!(back.replicas[&chunk.handle].version, version(&whole));
+    for server in running {
+        server.stop().await;
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_server_is_replaced_after_the_delay_and_its_stale_replica_deleted_after_asking() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (_, chunk, mut servers) = written(&master, &mut client).await;
+    let fourth = Server::register(&master, 4, BTreeMap::new()).await.run();
+    let lost = servers.remove(0);
+    let (lost_disk, lost_replicas) = (lost.disk.clone(), lost.replicas.clone());
+    drop(lost);
+    let running: Vec<_> = servers.into_iter().map(Server::run).collect();
+    let healed = until("repair", async || {
+        let located = client.locate(chunk.inode, false).await.remove(0);
+        (located.members.iter().all(|m| m.disk[..] != lost_disk[..])).then_some(located)
+    })
+    .await;
+    assert_eq!(healed.members.len(), 3);
+    let back = Server::try_register(&master, 1, lost_replicas, Default::default(), lost_disk)
+        .await
+        .unwrap();
+    let mut back = back;
+    assert_eq!(back.verdict(chunk.handle), Some(cs::Verdict::Stale));
+    let end = tokio::time::Instant::now() + WAIT;
+    while back.replicas.contains_key(&chunk.handle) && tokio::time::Instant::now() < end {
+        assert!(back.live(Duration::from_millis(100)).await);
+    }
+    assert_eq!(back.confirmed.len(), 1, "asked, and confirmed");
+    let fourth = fourth.stop().await;
+    let fills = fourth
+        .orders
+        .iter()
+        .filter(|o| matches!(o.what, Some(order::What::Join(_))))
+        .count();
+    assert_eq!(fills, 1, "filled before it was fenced");
+    for server in running {
+        server.stop().await;
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn p7_members_and_what_is_not_of_this_log_are_never_confirmed() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (_, chunk, mut servers) = written(&master, &mut client).await;
+    let mut server = servers.remove(0);
+    let query = |handle| cs::DeleteQuery {
+        handle,
+        disk: server.disk.clone().into(),
+        version: chunk.version,
+    };
+    let queries = vec![query(chunk.handle), query(chunk.handle + 1000)];
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.heartbeat().await;
+    server
+        .say(from_chunkserver::Body::ConfirmDelete(cs::ConfirmDelete { queries }))
+        .await;
+    while server.receive().await.unwrap() != "confirmed" {}
+    assert_eq!(server.confirmed, []);
+    assert!(server.replicas.contains_key(&chunk.handle));
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn r11_a_master_that_restarts_waits_for_leases_of_the_one_before_and_fences_higher() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (_, chunk, mut servers) = written(&master, &mut client).await;
+    let disks: Vec<_> = servers.iter().map(|s| s.disk.clone()).collect();
+    let silent = servers.remove(2);
+    // fenced by a reconfiguration that is forgotten with the master
+    let above = Version::new(version(&chunk).epoch, version(&chunk).counter + 500);
+    drop(servers);
+    master.shutdown().await.unwrap();
+    let began = tokio::time::Instant::now();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    client.sequence = 100;
+    let mut running = Vec::new();
+    for (n, disk) in [1, 2].into_iter().zip(&disks) {
+        let fenced = Replica {
+            version: above,
+            installed: false,
+            length: 77,
+            suspect: false,
+        };
+        let replicas = BTreeMap::from([(chunk.handle, fenced)]);
+        let server = Server::try_register(&master, n, replicas, Default::default(), disk.clone())
+            .await
+            .unwrap();
+        assert_eq!(server.verdict(chunk.handle), Some(cs::Verdict::Wait));
+        running.push(server.run());
+    }
+    let after = one(client.complain(&chunk).await);
+    assert!(
+        began.elapsed() >= Duration::from_millis(600),
+        "the third may hold a lease: {:?}",
+        began.elapsed()
+    );
+    assert!(version(&after) > above, "{after:?}");
+    drop(silent);
+    for server in running {
+        server.stop().await;
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn r12_when_a_session_ends_its_chunks_are_fenced_and_the_length_taken_from_the_source() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut writer = Client::connect(&master, 1).await;
+    let (attr, chunk, servers) = written(&master, &mut writer).await;
+    let running: Vec<_> = servers.into_iter().map(Server::run).collect();
+    drop(writer);
+    let mut other = Client::connect(&master, 2).await;
+    let get = || Request::GetAttr(ss::GetAttr { inode: attr.inode });
+    until("the length of what was written", async || {
+        match other.call(get()).await {
+            Answer::Attr(attr) => (attr.size == 77).then_some(()),
+            _ => None,
+        }
+    })
+    .await;
+    assert!(version(&other.locate(attr.inode, false).await[0]) > version(&chunk));
+    let stale = ss::WrittenChunk {
+        index: 0,
+        handle: chunk.handle,
+        version: chunk.version,
+    };
+    let commit = ss::Commit {
+        inode: attr.inode,
+        size: 500,
+        chunks: vec![stale],
+        ..Default::default()
+    };
+    match other.call(Request::Commit(commit)).await {
+        Answer::Error(e) => assert_eq!(e.code(), ErrorCode::ErrorStaleVersion),
+        other => panic!("{other:?}"),
+    }
+    for server in running {
+        server.stop().await;
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn r13_a_truncation_inside_a_chunk_cuts_the_source_first() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (attr, chunk, servers) = written(&master, &mut client).await;
+    let written = ss::WrittenChunk {
+        index: 0,
+        handle: chunk.handle,
+        version: chunk.version,
+    };
+    let commit = ss::Commit {
+        inode: attr.inode,
+        size: 77,
+        chunks: vec![written],
+        written: true,
+        ..Default::default()
+    };
+    assert!(matches!(client.call(Request::Commit(commit)).await, Answer::Attr(a) if a.size == 77));
+    let running: Vec<_> = servers.into_iter().map(Server::run).collect();
+    let set = ss::SetAttr {
+        inode: attr.inode,
+        size: Some(30),
+        ..Default::default()
+    };
+    match client.call(Request::SetAttr(set.clone())).await {
+        Answer::Attr(attr) => assert_eq!(attr.size, 30),
+        other => panic!("{other:?}"),
+    }
+    let sequence = client.sequence;
+    let after = client.locate(attr.inode, false).await.remove(0);
+    assert!(version(&after) > version(&chunk));
+    // sent again, it is answered from memory: no second cut
+    client.send(sequence, Request::SetAttr(set)).await;
+    assert!(matches!(client.answer(sequence).await, Some(Answer::Attr(a)) if a.size == 30));
+    assert_eq!(client.locate(attr.inode, false).await, [after]);
+    let mut cuts = 0;
+    for server in running {
+        let server = server.stop().await;
+        cuts += server
+            .orders
+            .iter()
+            .filter(|o| matches!(&o.what, Some(order::What::Cut(c)) if c.length == 30))
+            .count();
+    }
+    assert_eq!(cuts, 1, "only the source is cut; the others copy it");
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn suspects_after_a_power_loss_are_made_current_again() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (attr, chunk, servers) = written(&master, &mut client).await;
+    let disks: Vec<_> = servers.iter().map(|s| s.disk.clone()).collect();
+    drop(servers);
+    let mut running = Vec::new();
+    for (n, disk) in (1..).zip(&disks) {
+        let (handle, replica) = installed(&chunk, 77);
+        let replicas = BTreeMap::from([(
+            handle,
+            Replica {
+                suspect: true,
+                ..replica
+            },
+        )]);
+        let server = Server::try_register(&master, n, replicas, Default::default(), disk.clone())
+            .await
+            .unwrap();
+        assert_eq!(server.verdict(handle), Some(cs::Verdict::Wait));
+        running.push(server.run());
+    }
+    let located = until("a reconfiguration", async || {
+        let located = client.locate(attr.inode, false).await.remove(0);
+        (version(&located) > version(&chunk)).then_some(located)
+    })
+    .await;
+    assert_eq!(located.from_suspect, located.version, "the log says so");
+    assert_eq!(located.members.len(), 3);
+    for server in running {
+        server.stop().await;
+    }
+    master.shutdown().await.unwrap();
+}

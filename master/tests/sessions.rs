@@ -1,0 +1,242 @@
+//! Sessions: what is answered is durable, once, and in order; and others hear of it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+mod common;
+use cairn_proto::session as ss;
+use cairn_proto::session::answer::Result as Answer;
+use cairn_proto::session::call::Request;
+use cairn_types::SessionId;
+use common::*;
+use std::time::Duration;
+
+/// Promise 1: the machine loses power, or the process is killed, at every change of the disk in turn.
+#[tokio::test]
+async fn acknowledged_operations_survive_a_crash_at_any_write() {
+    let small = || cairn_master::MasterConfig {
+        checkpoint_log_bytes: 4096,
+        log_segment_bytes: 4096,
+        ..config()
+    };
+    for stop in (0..90).step_by(3) {
+        let disk = disk();
+        let master = start(small(), &disk).await;
+        let mut client = Client::connect(&master, 1).await;
+        disk.stop_after(stop);
+        let mut made = Vec::new();
+        for n in 0..60 {
+            let name = format!("file-{n:0>60}");
+            match client.try_call(create(&name)).await {
+                Some(Answer::Created(_)) => made.push(name),
+                Some(Answer::Error(_)) | None => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        let tried = client.sequence;
+        // at a stop late enough it has all been done
+        let _ = master.shutdown().await;
+        if stop % 2 == 0 {
+            disk.power_loss(&mut cairn_io::Rng::from_seed(stop).fork());
+        } else {
+            disk.kill();
+        }
+        let master = start(small(), &disk).await;
+        let mut client = Client::connect(&master, 1).await;
+        for name in &made {
+            assert!(
+                client.lookup(name).await.is_some(),
+                "stop {stop}: {name} was acknowledged"
+            );
+        }
+        // the one that was not answered is done once, or not at all; sent again it is done
+        client.sequence = tried - 1;
+        let name = format!("file-{:0>60}", tried - 1);
+        match client.call(create(&name)).await {
+            Answer::Created(created) => assert!(!created.existed),
+            other => panic!("stop {stop}: {other:?}"),
+        }
+        client.sequence = tried + 100;
+        let root = client
+            .call(Request::ReadDir(ss::ReadDir {
+                inode: 1,
+                after: 0,
+                limit: 1000,
+            }))
+            .await;
+        let Answer::Directory(page) = root else { panic!() };
+        assert_eq!(page.entries.len() as u64, tried);
+        master.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_sent_again_is_done_once_also_after_a_restart() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let first = client.call(create("a")).await;
+    drop(client);
+    let mut client = Client::connect(&master, 1).await;
+    assert!(client.resumed);
+    client.send(1, create("a")).await;
+    let again = client.answer(1).await.unwrap();
+    assert_eq!(first, again);
+    master.shutdown().await.unwrap();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    assert!(client.resumed);
+    client.send(1, create("a")).await;
+    assert_eq!(first, client.answer(1).await.unwrap());
+    // another number is another call
+    client.send(2, create("a")).await;
+    match client.answer(2).await.unwrap() {
+        Answer::Error(e) => {
+            assert_eq!(e.errno, 17);
+            assert!(e.message.contains("create /a"), "{}", e.message);
+        }
+        other => panic!("{other:?}"),
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_session_ends_and_its_open_unlinked_files_go() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut other = Client::connect(&master, 2).await;
+    // past the first session timeout: until then orphans are kept for those who may come back
+    let mut client = Client::connect(&master, 1).await;
+    let created = client.create("a").await;
+    let inode = created.attr.unwrap().inode;
+    let name = bytes::Bytes::from_static(b"a");
+    let unlinked = client.call(Request::Unlink(ss::Unlink { parent: 1, name })).await;
+    assert!(matches!(unlinked, Answer::Done(_)), "{unlinked:?}");
+    let get = || Request::GetAttr(ss::GetAttr { inode });
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(
+            matches!(client.call(get()).await, Answer::Attr(_)),
+            "open, and so still there"
+        );
+        assert!(other.lookup("a").await.is_none());
+    }
+    drop(client);
+    until("the orphan to go", async || match other.call(get()).await {
+        Answer::Error(e) => (e.errno == 116).then_some(()),
+        _ => None,
+    })
+    .await;
+    let again = Client::connect(&master, 1).await;
+    assert!(!again.resumed, "the session had ended");
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn others_forget_what_changed_before_the_change_is_answered() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut writer = Client::connect(&master, 1).await;
+    let mut reader = Client::connect(&master, 2).await;
+    reader.confirms = false;
+    let inode = writer.create("a").await.attr.unwrap().inode;
+    assert!(reader.lookup("a").await.is_some());
+    let set = ss::SetAttr {
+        inode,
+        mode: Some(0o600),
+        ..Default::default()
+    };
+    writer.send(2, Request::SetAttr(set)).await;
+    let early = tokio::time::timeout(Duration::from_millis(300), writer.answer(2)).await;
+    assert!(early.is_err(), "answered though another client has the old mode");
+    reader.confirms = true;
+    while reader.pushes.is_empty() {
+        reader.receive().await.unwrap();
+    }
+    assert_eq!(reader.pushes[0].invalidations[0].inode, inode);
+    assert!(matches!(writer.answer(2).await, Some(Answer::Attr(_))));
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_clusters_client_and_an_old_protocol_are_refused_by_name() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let session = bytes::Bytes::from(SessionId::from_bits(9).to_vec());
+    let foreign = cairn_types::ClusterId::from_bits(5);
+    let hello = ss::Hello {
+        session: session.clone(),
+        cluster: foreign.to_vec().into(),
+        ..Client::plain()
+    };
+    let refused = Client::hello(&master, hello).await.err().unwrap();
+    assert!(
+        refused.message().contains(&foreign.to_string()) && refused.message().contains(&master.cluster().to_string())
+    );
+    let old = Client::hello(
+        &master,
+        ss::Hello {
+            session,
+            protocol: 9,
+            ..Client::plain()
+        },
+    )
+    .await
+    .err()
+    .unwrap();
+    assert!(
+        old.message().contains("protocol 1") && old.message().contains('9'),
+        "{}",
+        old.message()
+    );
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_is_refused_when_it_is_in_use_or_has_lost_its_log() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let second = try_start(config(), &disk).await;
+    assert!(matches!(second.err(), Some(cairn_master::StartError::InUse { .. })));
+    let cluster = master.cluster();
+    master.shutdown().await.unwrap();
+    let again = start(config(), &disk).await;
+    assert_eq!(again.cluster(), cluster);
+    again.shutdown().await.unwrap();
+    for file in disk.files() {
+        if file.starts_with("log") {
+            cairn_io::Disk::remove(&disk.mount(), &file).unwrap();
+        }
+    }
+    let lost = try_start(config(), &disk).await.err().unwrap().to_string();
+    assert!(
+        lost.contains("no operation log") && lost.contains(&cluster.to_string()),
+        "{lost}"
+    );
+}
+
+#[tokio::test]
+async fn a_full_or_failing_disk_stops_the_master_without_a_false_answer() {
+    for effect in [cairn_io::sim::Effect::Eio, cairn_io::sim::Effect::Enospc] {
+        let disk = disk();
+        let master = start(config(), &disk).await;
+        let mut client = Client::connect(&master, 1).await;
+        client.create("before").await;
+        let op = match effect {
+            cairn_io::sim::Effect::Eio => cairn_io::sim::Op::Sync,
+            _ => cairn_io::sim::Op::Write,
+        };
+        disk.inject(cairn_io::sim::Fault::new(op, effect).on("log/").always());
+        match client.try_call(create("after")).await {
+            None | Some(Answer::Error(_)) => {}
+            other => panic!("{other:?}"),
+        }
+        let halt = tokio::time::timeout(WAIT, master.halted()).await.unwrap();
+        assert!(halt.to_string().contains("log"), "{halt}");
+        assert!(master.shutdown().await.is_err());
+        disk.clear_faults();
+        disk.drop_unsynced();
+        let master = start(config(), &disk).await;
+        let mut client = Client::connect(&master, 1).await;
+        client.sequence = 50;
+        assert!(client.lookup("before").await.is_some());
+        master.shutdown().await.unwrap();
+    }
+}
