@@ -215,9 +215,9 @@ mod tests {
             version: Version::new(n, n + 1),
             state: State::Installed,
             length: n * 100,
-            clean: n % 2 == 0,
+            clean: n.is_multiple_of(2),
             mark: n,
-            suspect: n % 3 == 0,
+            suspect: n.is_multiple_of(3),
             boot: Uuid::from_u128(u128::from(n)),
         }
     }

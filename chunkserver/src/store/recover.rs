@@ -133,8 +133,9 @@ impl Scan<'_> {
         for name in names {
             match parse_chunk_name(low_byte, &name) {
                 Some(handle) => {
-                    let found = self.chunk(handle)?;
-                    self.loaded.chunks.insert(handle, found);
+                    if let Some(found) = self.chunk(handle)? {
+                        self.loaded.chunks.insert(handle, found);
+                    }
                 }
                 None => tracing::warn!(
                     disk = self.disk.display(),
@@ -146,7 +147,10 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn chunk(&mut self, handle: ChunkHandle) -> Result<Found, OpenError> {
+    /// None for a file without a byte: its creation was cut short before anything of it was acknowledged, or it was
+    /// never synced and the power is gone, which is as if its name had not been kept either (protocol R10). It goes, so
+    /// that the grant can be used again.
+    fn chunk(&mut self, handle: ChunkHandle) -> Result<Option<Found>, OpenError> {
         let path = chunk_path(handle);
         let owner = Owner {
             cluster: self.stamp.cluster,
@@ -157,6 +161,12 @@ impl Scan<'_> {
             .disk
             .open(&path)
             .map_err(|e| io_error(self.disk, "open", &path, e))?;
+        if file.is_empty().map_err(|e| io_error(self.disk, "read", &path, e))? {
+            tracing::warn!(disk = self.disk.display(), chunk = %handle, "removing an empty file: the chunk was never created");
+            let removed = self.disk.remove(&path);
+            self.wrote(&path, removed)?;
+            return Ok(None);
+        }
         let head = match read_head(&*file, owner) {
             Ok(head) => head,
             // one bad sector is one bad chunk
@@ -169,12 +179,12 @@ impl Scan<'_> {
             Ok(head) => head,
             Err(fault) => {
                 tracing::error!(disk = self.disk.display(), chunk = %handle, %fault, "the header is damaged");
-                return Ok(Found {
+                return Ok(Some(Found {
                     status: unknown(self.boot),
                     damage: Damage::of_header(fault),
                     header_stale: true,
                     unsynced: false,
-                });
+                }));
             }
         };
         let on_disk = header.status;
@@ -221,7 +231,7 @@ impl Scan<'_> {
                 }
             }
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// False if the disk takes no writes at all.

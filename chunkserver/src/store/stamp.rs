@@ -51,14 +51,11 @@ impl Stamp {
     }
 
     fn parse(disk: &dyn Disk, text: &str) -> Result<Option<Stamp>, OpenError> {
-        let Some((body, sum)) = text
-            .trim_end()
-            .rsplit_once('\n')
-            .and_then(|(body, last)| Some((&text[..body.len() + 1], last.strip_prefix("crc32 ")?)))
-        else {
+        let sum_at = text.len().saturating_sub("crc32 00000000\n".len());
+        let Some((body, last)) = text.split_at_checked(sum_at) else {
             return Ok(None);
         };
-        if u32::from_str_radix(sum, 16) != Ok(crc(body.as_bytes())) {
+        if last != checksum_line(body) {
             return Ok(None);
         }
         let mut lines = body.lines();
@@ -107,8 +104,8 @@ impl Stamp {
         } = self;
         let body =
             format!("cairn-disk {DISK_FORMAT}\ncluster {cluster}\nserver {server}\ndisk {disk}\ncreated {created}\n");
-        let sum = crc(body.as_bytes());
-        format!("{body}crc32 {sum:08x}\n")
+        let sum = checksum_line(&body);
+        body + &sum
     }
 
     /// Refuses the disk of another cluster or server.
@@ -185,6 +182,10 @@ impl Stamp {
         }
         Ok(())
     }
+}
+
+fn checksum_line(body: &str) -> String {
+    format!("crc32 {:08x}\n", crc(body.as_bytes()))
 }
 
 /// Takes the disk for this process.

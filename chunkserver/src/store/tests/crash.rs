@@ -1,0 +1,175 @@
+//! A process killed at every point of every operation: what was completed is there, and nothing is falsely corrupt.
+use super::super::*;
+use super::harness::*;
+use cairn_types::layout::BLOCK_SIZE_BYTES;
+
+const B: usize = BLOCK_SIZE_BYTES as usize;
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Write(usize, usize),
+    Grow(usize),
+    Cut(usize),
+    Sync,
+    Idle,
+    Fence(u64),
+}
+
+const SCRIPT: &[Step] = &[
+    Step::Write(0, 3 * B + 100),
+    Step::Write(B - 10, B + 20),
+    Step::Sync,
+    Step::Idle,
+    Step::Write(5, 10),
+    Step::Write(3 * B + 50, 2 * B),
+    Step::Write(8 * B + 7, 77),
+    Step::Cut(4 * B + 5),
+    Step::Idle,
+    Step::Fence(2),
+    Step::Cut(2 * B),
+    Step::Grow(6 * B + 1),
+    Step::Write(6 * B + 1, 3),
+    Step::Fence(3),
+    Step::Write(0, 8 * B),
+];
+
+fn apply(store: &DiskStore, machine: &Machine, step: Step, seed: u64, version: &mut u64) -> Result<()> {
+    let at = At::Fenced(Version::new(1, *version));
+    let chunk = store.chunk(HANDLE)?;
+    match step {
+        Step::Write(offset, len) => write(&chunk, at, offset as u64, &bytes(seed, len)).map(drop),
+        Step::Grow(length) => chunk.grow(at, length as u64).map(drop),
+        Step::Cut(length) => chunk.truncate(at, length as u64),
+        Step::Sync => chunk.sync(),
+        Step::Idle => {
+            machine.clock.pass(IDLE);
+            store.write_clean_marks(IDLE).map(drop)
+        }
+        Step::Fence(to) => {
+            store.fence(HANDLE, Version::new(1, to))?;
+            *version = to;
+            Ok(())
+        }
+    }
+}
+
+fn model(mut data: Vec<u8>, step: Step, seed: u64) -> Vec<u8> {
+    match step {
+        Step::Write(offset, len) => {
+            data.resize(data.len().max(offset + len), 0);
+            data[offset..offset + len].copy_from_slice(&bytes(seed, len));
+        }
+        Step::Grow(length) => data.resize(data.len().max(length), 0),
+        Step::Cut(length) => data.truncate(length),
+        Step::Sync | Step::Idle | Step::Fence(_) => {}
+    }
+    data
+}
+
+use cairn_types::Version;
+
+/// Runs the script until the machine stops after `n` changes; gives what was completed, what was under way, and whether
+/// it stopped at all.
+fn stop_at(n: u64) -> Option<(Machine, Vec<u8>, Vec<u8>, u64)> {
+    let machine = Machine::new();
+    let store = machine.open();
+    store.create(HANDLE, V1, State::Joining, &meta()).unwrap();
+    store.fence(HANDLE, V1).unwrap();
+    let mut data = vec![];
+    let mut version = 1;
+    machine.disk.stop_after(n);
+    for (seed, &step) in SCRIPT.iter().enumerate() {
+        let next = model(data.clone(), step, seed as u64);
+        if apply(&store, &machine, step, seed as u64, &mut version).is_err() {
+            return Some((machine, data, next, version));
+        }
+        data = next;
+    }
+    None
+}
+
+#[test]
+fn a_kill_at_any_point_loses_nothing_completed_and_corrupts_nothing() {
+    let mut points = 0;
+    for n in 0.. {
+        let Some((machine, before, after, version)) = stop_at(n) else {
+            break;
+        };
+        points += 1;
+        let store = machine.kill();
+        let chunk = store.chunk(HANDLE).unwrap();
+        let info = chunk.info();
+        assert!(!info.suspect && info.damage.is_none(), "{n}: {info:?}");
+        assert_eq!(chunk.verify().unwrap(), Damage::default(), "{n}");
+        assert!(
+            info.version.counter == version || info.version.counter == version + 1,
+            "{n}"
+        );
+        let data = read_all(&chunk, At::Fenced(info.version)).unwrap();
+        assert!(
+            data.len() == before.len() || data.len() == after.len(),
+            "{n}: {}",
+            data.len()
+        );
+        for (i, byte) in data.iter().enumerate() {
+            let ok = before.get(i) == Some(byte) || after.get(i) == Some(byte);
+            assert!(ok, "{n}: byte {i} is neither old nor new");
+        }
+        // and it goes on: what the file holds beyond its length must not come back
+        let at = At::Fenced(info.version);
+        chunk.grow(at, data.len() as u64 + 3 * BLOCK_SIZE_BYTES).unwrap();
+        let grown = read_all(&chunk, at).unwrap();
+        assert!(
+            grown[..data.len()] == data && grown[data.len()..].iter().all(|&b| b == 0),
+            "{n}"
+        );
+        // the same boot again: a second kill finds nothing left to mend
+        drop((store, chunk));
+        let chunk = machine.kill().chunk(HANDLE).unwrap();
+        assert_eq!(chunk.verify().unwrap(), Damage::default(), "{n}");
+    }
+    assert!(points > 50, "only {points} points");
+}
+
+/// Shows that the test above can fail: without the intents, some kill leaves a false corruption.
+#[test]
+fn without_intents_a_kill_would_corrupt() {
+    let mut corrupt = 0;
+    for n in 0.. {
+        let Some((machine, ..)) = stop_at(n) else { break };
+        machine.disk.kill();
+        let disk = machine.disk.mount();
+        let file = cairn_io::Disk::open(&disk, &Machine::path(HANDLE)).unwrap();
+        file.write_at(&[0; 512], 512).unwrap();
+        drop(file);
+        let chunk = machine.open().chunk(HANDLE).unwrap();
+        corrupt += u32::from(!chunk.verify().unwrap().is_none());
+    }
+    assert!(corrupt > 5, "only {corrupt}");
+}
+
+#[test]
+fn a_kill_while_creating_leaves_a_chunk_or_none() {
+    for n in 0.. {
+        let machine = Machine::new();
+        let store = machine.open();
+        machine.disk.stop_after(n);
+        let done = store.create(HANDLE, V1, State::Installed, &meta()).is_ok();
+        let store = machine.kill();
+        match store.chunk(HANDLE) {
+            Ok(chunk) => {
+                assert_eq!(chunk.info().version, V1);
+                assert!(chunk.info().damage.is_none());
+            }
+            Err(StoreError::NotFound { .. }) => {
+                assert!(!done);
+                // the same grant can be used again
+                store.create(HANDLE, V1, State::Installed, &meta()).unwrap();
+            }
+            Err(e) => panic!("{e}"),
+        }
+        if done {
+            break;
+        }
+    }
+}
