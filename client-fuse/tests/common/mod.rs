@@ -1,5 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, clippy::disallowed_methods, clippy::unwrap_used)]
+pub mod cluster;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -31,4 +33,9 @@ pub fn sh(command: &str) -> String {
 
 pub fn sh_output(command: &str) -> Output {
     Command::new("sh").arg("-c").arg(command).output().unwrap()
+}
+
+/// A result in a form that can be compared.
+pub fn errno<T>(result: std::io::Result<T>) -> Result<(), i32> {
+    result.map(drop).map_err(|e| e.raw_os_error().unwrap_or(0))
 }
