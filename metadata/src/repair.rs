@@ -331,8 +331,10 @@ mod tests {
         }
     }
 
+    type Needs = (usize, Vec<u128>, Vec<u128>);
+
     /// Health, and of the task how many to add, whom to leave, whom to mend.
-    fn table(goal: u8, standings: &[Standing]) -> (Health, Option<(usize, Vec<u128>, Vec<u128>)>) {
+    fn table(goal: u8, standings: &[Standing]) -> (Health, Option<Needs>) {
         let a = assess(&chunk(1, goal, standings), DELAY, NOW);
         let numbers = |disks: &[DiskId]| (1..=9).filter(|n| disks.contains(&disk(*n))).collect();
         (a.health, a.task.map(|t| (t.add, numbers(&t.leave), numbers(&t.mend))))

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-const SLOTS: u64 = 64;
+/// More make a clone cheaper, and the first change of a page after it dearer: 30 KB are copied.
+const SLOTS: u64 = 256;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Table<V> {
