@@ -155,9 +155,7 @@ impl Control {
             Ok::<_, ControlError>(opened.into_inner())
         };
         let mut inbound = in_time(stream).await?;
-        let inventory = send_inventory(core.clone(), out.clone());
-        let registration = Box::pin(self.registered(&mut inbound, &out, sent));
-        let (registered, early) = futures::try_join!(registration, inventory).map(|(r, ())| r)?;
+        let (registered, early) = Box::pin(self.registered(&mut inbound, &out, sent)).await?;
 
         let orders = Orders::start(core.clone(), registered.registration, out.clone());
         let result = Box::pin(self.registered_loop(&registered, early, &mut inbound, &out, &orders)).await;
@@ -254,6 +252,9 @@ impl Control {
         for message in early {
             self.take(message, conversation, &mut beats, orders);
         }
+        // beside the rest: the master's verdicts on the first pages have to be taken before it reads the last ones
+        let mut inventory = std::pin::pin!(send_inventory(core.clone(), out.clone()));
+        let mut all_sent = false;
         let mut tick = tokio::time::interval(conversation.heartbeat);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -269,6 +270,10 @@ impl Control {
                     Some(FromMaster { body: None }) => {}
                     None => return Err(ControlError::Closed),
                 },
+                sent = &mut inventory, if !all_sent => {
+                    sent?;
+                    all_sent = true;
+                }
                 _ = tick.tick() => self.heartbeat(&mut beats, out).await?,
                 () = core.reports.urgent.notified() => {
                     for trouble in core.reports.take_troubles() {
@@ -365,18 +370,18 @@ fn judge(core: &Core, registration: Registration, verdict: ChunkVerdict) {
     let Ok(key) = key_of(verdict.handle, &verdict.disk) else {
         return tracing::warn!("a verdict on no replica");
     };
+    let version = verdict.version.map(Version::from).unwrap_or_default();
     match verdict.verdict() {
-        Verdict::Current => {
-            let version = verdict.version.map(Version::from);
-            core.mandate.trust(key, version.unwrap_or_default(), registration);
-        }
-        Verdict::Stale | Verdict::Unknown => {
-            core.mandate.distrust(key);
-            if let Some(replica) = core.known_replica(key) {
+        Verdict::Current => core.mandate.trust(key, version, registration),
+        // judged as the inventory had it; what was granted or installed since, the master knows to be current
+        Verdict::Stale | Verdict::Unknown if !core.mandate.trusts(key) => {
+            let replica = core.known_replica(key);
+            if let Some(replica) = replica.filter(|r| r.place().is_some_and(|p| p.version == version)) {
                 replica.close(None, Refusal::NotWritable("the master says that it is stale"));
             }
         }
-        Verdict::Wait | Verdict::Unspecified => core.mandate.distrust(key),
+        // without a verdict that it is current it answers no reads
+        Verdict::Stale | Verdict::Unknown | Verdict::Wait | Verdict::Unspecified => {}
     }
 }
 

@@ -103,6 +103,11 @@ impl Mandate {
         }
     }
 
+    /// Whether it was said or done under the present registration that the replica is current.
+    pub fn trusts(&self, key: Key) -> bool {
+        self.read().current.contains_key(&key)
+    }
+
     pub fn distrust(&self, key: Key) {
         self.write().current.remove(&key);
     }

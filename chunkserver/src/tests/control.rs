@@ -278,3 +278,32 @@ async fn changes_are_reported_in_deltas() {
     ));
     reported(v(11)).await;
 }
+
+#[tokio::test]
+async fn a_verdict_on_what_was_reported_before_says_nothing_of_what_was_installed_since() {
+    use cairn_proto::chunkserver::{ChunkVerdict, Verdict, Verdicts, from_master::Body};
+    let cluster = Cluster::start(1).await;
+    let members = cluster.members();
+    let mut wire = cluster.connect(0, session(1)).await.with_grant(&members);
+    wire.write(&members[0], v(10), 0, b"x").await.unwrap();
+    cluster.master.reconfigure(&members, v(11), 0).await;
+    let late = [Verdict::Stale, Verdict::Wait].map(|verdict| ChunkVerdict {
+        handle: HANDLE.0,
+        disk: members[0].disk.clone(),
+        verdict: verdict.into(),
+        version: Some(v(10).into()),
+    });
+    cluster
+        .master
+        .tell(
+            cluster.nodes[0].server().id(),
+            Body::Verdicts(Verdicts {
+                verdicts: late.to_vec(),
+            }),
+        )
+        .await;
+    sleep(Duration::from_millis(200)).await;
+    wire.grant = None;
+    wire.write(&members[0], v(11), 0, b"y").await.unwrap();
+    assert_eq!(&cluster.assert_identical(v(11)).await[..], b"y");
+}

@@ -120,6 +120,12 @@ impl FakeMaster {
         self.lock().servers[&id].clone()
     }
 
+    /// Says something that nobody asked for.
+    pub async fn tell(&self, id: ServerId, body: To) {
+        let to = self.server(id).to;
+        to.send(Ok(FromMaster { body: Some(body) })).await.unwrap();
+    }
+
     /// Ends the server's stream, as a lost connection does.
     pub fn hang_up(&self, id: ServerId) {
         let to = self.server(id).to;
@@ -272,17 +278,17 @@ impl FakeMaster {
             From::Inventory(page) => {
                 server.inventory_done |= page.last;
                 let verdict = |r: &Replica| {
-                    let (verdict, version) = match state.current.get(&r.handle) {
-                        Some(v) if r.version.map(Version::from) == Some(*v) && !r.suspect => (Verdict::Current, *v),
-                        Some(v) if r.suspect => (Verdict::Wait, *v),
-                        Some(v) => (Verdict::Stale, *v),
-                        None => (Verdict::Unknown, Version::ZERO),
+                    let verdict = match state.current.get(&r.handle) {
+                        Some(_) if r.suspect => Verdict::Wait,
+                        Some(v) if r.version.map(Version::from) == Some(*v) => Verdict::Current,
+                        Some(_) => Verdict::Stale,
+                        None => Verdict::Unknown,
                     };
                     ChunkVerdict {
                         handle: r.handle,
                         disk: r.disk.clone(),
                         verdict: verdict.into(),
-                        version: Some(version.into()),
+                        version: r.version,
                     }
                 };
                 let verdicts: Vec<_> = page.replicas.iter().map(verdict).collect();
