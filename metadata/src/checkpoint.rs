@@ -49,6 +49,7 @@ enum Record {
     Result(SessionId, Sequence, Result<Reply, FsError>),
     Trash(Inode, TrashEntry),
     Orphan(Inode),
+    OtherLinks(Inode, Vec<(Inode, u64)>),
     End {
         records: u64,
     },
@@ -113,6 +114,9 @@ impl State {
         }
         for inode in &self.orphans {
             encoder.record(&Record::Orphan(*inode))?;
+        }
+        for (inode, links) in &self.other_links {
+            encoder.record(&Record::OtherLinks(*inode, links.clone()))?;
         }
         let records = encoder.records;
         encoder.record(&Record::End { records })
@@ -205,6 +209,9 @@ impl State {
             }
             Record::Orphan(inode) => {
                 self.orphans.insert(inode);
+            }
+            Record::OtherLinks(inode, links) => {
+                self.other_links.insert(inode, links);
             }
             Record::End { .. } => {}
         }

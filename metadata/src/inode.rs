@@ -63,7 +63,7 @@ pub(crate) struct Node {
     pub mtime_ns: i64,
     pub ctime_ns: i64,
     pub btime_ns: i64,
-    /// Of a directory: the parent. Of anything else: where one link was last made, a hint for `path_of`.
+    /// Of a directory: the parent. Of anything else: where one of its names is; [`crate::State`] has the others.
     pub parent: Inode,
     /// With `parent`: the hash of the name there.
     pub name_hash: u64,

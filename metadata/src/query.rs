@@ -1,6 +1,5 @@
 //! Questions to the state: nothing here is logged, nothing changes.
 use crate::chunk::ChunkInfo;
-use crate::directory::Directory;
 use crate::inode::{Attr, Body, Kind, Node};
 use crate::{FsError, Reply, State};
 use cairn_types::layout::{CHUNK_SIZE_BYTES, chunk_index};
@@ -171,27 +170,18 @@ impl State {
         while at != Inode::ROOT {
             let parent = self.node(node.parent).map_err(|_| FsError::NotFound)?;
             let directory = parent.directory().ok_or(FsError::NotFound)?;
-            names.push(self.name_in(directory, at, node).ok_or(FsError::NotFound)?);
+            let mut here = directory.at(node.name_hash);
+            names.push(
+                here.find(|(_, inode)| *inode == at)
+                    .map(|(name, _)| name)
+                    .ok_or(FsError::NotFound)?,
+            );
             (at, node) = (node.parent, parent);
         }
         if names.is_empty() {
             return Ok(b"/".to_vec());
         }
         Ok(names.iter().rev().flat_map(|name| [b"/", *name].concat()).collect())
-    }
-
-    /// The hint first; where it is stale (one of several links went), the whole directory.
-    fn name_in<'a>(&self, directory: &'a Directory, inode: Inode, node: &Node) -> Option<&'a [u8]> {
-        let hinted = directory
-            .at(node.name_hash)
-            .find(|(_, i)| *i == inode)
-            .map(|(name, _)| name);
-        hinted.or_else(|| {
-            directory
-                .after(0)
-                .find(|(_, _, i)| *i == inode)
-                .map(|(_, name, _)| name)
-        })
     }
 
     /// Walks `path`, names separated by `/`, from `from`, or from the root when it begins with `/`. Symbolic links on

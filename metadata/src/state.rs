@@ -24,6 +24,8 @@ pub struct State {
     /// (when it expires, inode), of all in `trash`.
     pub(crate) trash_by_expiry: BTreeSet<(i64, Inode)>,
     pub(crate) orphans: BTreeSet<Inode>,
+    /// Of the few inodes with several names: where the others are (directory, hash of the name), for `path_of`.
+    pub(crate) other_links: BTreeMap<Inode, Vec<(Inode, u64)>>,
     pub(crate) servers: BTreeMap<ServerId, Server>,
     /// By number, in the order of registration: never removed.
     pub(crate) disks: Vec<Disk>,

@@ -185,7 +185,9 @@ impl Context<'_> {
         let node = self.node_mut(inode)?;
         node.nlink += 1;
         node.ctime_ns = at_ns;
+        let before = (node.parent, node.name_hash);
         (node.parent, node.name_hash) = (parent, hash_name(name));
+        self.state.other_links.entry(inode).or_default().push(before);
         self.set_entry(parent, name, Some(inode), 0)?;
         self.changed(inode, false);
         self.attr_reply(inode)
@@ -288,7 +290,11 @@ impl Context<'_> {
         let went = i32::from(replaced == Some(true));
         self.set_entry(rename.parent, &rename.name, None, -came)?;
         self.set_entry(rename.new_parent, &rename.new_name, Some(inode), came - went)?;
-        self.moved(inode, rename.new_parent, &rename.new_name)?;
+        self.moved(
+            inode,
+            (rename.parent, &rename.name),
+            (rename.new_parent, &rename.new_name),
+        )?;
         Ok(())
     }
 
@@ -296,16 +302,48 @@ impl Context<'_> {
         let gain = i32::from(b_dir) - i32::from(a_dir);
         self.set_entry(rename.parent, &rename.name, Some(b), gain)?;
         self.set_entry(rename.new_parent, &rename.new_name, Some(a), -gain)?;
-        self.moved(a, rename.new_parent, &rename.new_name)?;
-        self.moved(b, rename.parent, &rename.name)?;
+        let (one, other) = ((rename.parent, &*rename.name), (rename.new_parent, &*rename.new_name));
+        self.moved(a, one, other)?;
+        self.moved(b, other, one)?;
         Ok(())
     }
 
-    fn moved(&mut self, inode: Inode, parent: Inode, name: &[u8]) -> Result<(), CannotApply> {
+    /// The inode's name `from` is now `to`.
+    fn moved(&mut self, inode: Inode, from: (Inode, &[u8]), to: (Inode, &[u8])) -> Result<(), CannotApply> {
         let at_ns = self.at_ns;
+        let (from, to) = ((from.0, hash_name(from.1)), (to.0, hash_name(to.1)));
         let node = self.node_mut(inode)?;
-        (node.parent, node.name_hash, node.ctime_ns) = (parent, hash_name(name), at_ns);
+        node.ctime_ns = at_ns;
+        if (node.parent, node.name_hash) == from {
+            (node.parent, node.name_hash) = to;
+        } else {
+            let mut others = self.state.other_links.get_mut(&inode).into_iter().flatten();
+            let link = others
+                .find(|link| **link == from)
+                .ok_or(CannotApply::Inconsistent("a name nobody knows"))?;
+            *link = to;
+        }
         self.changed(inode, false);
+        Ok(())
+    }
+
+    /// The name is gone, and others are left.
+    pub(super) fn forget_link(&mut self, inode: Inode, parent: Inode, name: &[u8]) -> Result<(), CannotApply> {
+        let lost = CannotApply::Inconsistent("a name nobody knows");
+        let gone = (parent, hash_name(name));
+        let Some(others) = self.state.other_links.get_mut(&inode) else {
+            return Err(lost);
+        };
+        let node = self.state.nodes.get_mut(inode.0).ok_or(lost.clone())?;
+        if (node.parent, node.name_hash) == gone {
+            (node.parent, node.name_hash) = others.pop().ok_or(lost)?;
+        } else {
+            let at = others.iter().position(|link| *link == gone).ok_or(lost)?;
+            others.swap_remove(at);
+        }
+        if others.is_empty() {
+            self.state.other_links.remove(&inode);
+        }
         Ok(())
     }
 

@@ -37,6 +37,7 @@ impl Context<'_> {
         node.nlink = node.nlink.saturating_sub(1);
         node.ctime_ns = at_ns;
         if node.nlink > 0 {
+            self.forget_link(inode, parent, name)?;
             self.changed(inode, false);
             return Ok(());
         }
