@@ -161,12 +161,13 @@ impl Copy<'_> {
         Ok((copied, bad))
     }
 
+    /// Writes what `blocks` has given and checked.
     async fn write(&self, chunk: &Chunk, at: At, offset: u64, data: Bytes, crcs: Vec<u32>) -> Result<(), Refusal> {
         if data.is_empty() {
             return Ok(());
         }
         let chunk = chunk.clone();
-        let write = move || chunk.write(at, offset, &data, &crcs);
+        let write = move || chunk.write_checked(at, offset, &data, &crcs);
         let written = self.core.env.blocking.run(write).await;
         written.map(drop).map_err(|e| self.core.refused(self.key, e))
     }

@@ -469,7 +469,11 @@ async fn apply(core: Arc<Core>, replica: Arc<Replica>) {
 fn apply_all(core: &Core, replica: &Replica) -> bool {
     while let Some((place, header, payload)) = replica.next_to_apply() {
         let at = At::Installed(place.version);
-        match place.chunk.write(at, header.offset, &payload, &header.checksums) {
+        // its pieces were checked when it was taken
+        match place
+            .chunk
+            .write_checked(at, header.offset, &payload, &header.checksums)
+        {
             Ok(_) => replica.applied(),
             Err(StoreError::TooManyFiles) => return false,
             Err(e) => {
