@@ -35,7 +35,7 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
-            master: "127.0.0.1:7000".into(),
+            master: "127.0.0.1:7600".into(),
             description: String::new(),
             host_label: String::new(),
             timeout: Duration::from_secs(60),

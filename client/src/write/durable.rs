@@ -149,7 +149,7 @@ impl Core {
             disk: Bytes::copy_from_slice(head.disk.as_bytes()),
         };
         // disks may have much to write: longer than a frame may take
-        let within = self.config.server_timeout.max(self.config.timeout / 3);
+        let within = self.config.server_timeout.max(self.config.timeout * 2 / 3);
         let answer = connection.ask(Body::Sync(sync), within).await;
         match answer.map_err(|e| Setback::at(&location, e, connection.fresh))?.body {
             Body::Acknowledged(_) => {}

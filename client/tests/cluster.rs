@@ -1,0 +1,299 @@
+//! The client against the real master and chunkservers, in one process, over real sockets and disks.
+use bytes::Bytes;
+use cairn_chunkserver::{Chunkserver, ChunkserverConfig};
+use cairn_client::{Admin, Client, ClientConfig, Create, File, OpenMode};
+use cairn_io::{Disk, Env, RealDisk};
+use cairn_master::{Master, MasterConfig};
+use cairn_types::Inode;
+use cairn_types::layout::CHUNK_SIZE_BYTES;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const MIB: usize = 1 << 20;
+
+struct Cluster {
+    directory: tempfile::TempDir,
+    master: Option<Master>,
+    address: SocketAddr,
+    servers: Vec<Option<Chunkserver>>,
+}
+
+fn disk(path: &Path) -> Arc<dyn Disk> {
+    std::fs::create_dir_all(path).unwrap();
+    Arc::new(RealDisk::open(path).unwrap())
+}
+
+impl Cluster {
+    async fn start(count: usize) -> Self {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer()
+            .try_init();
+        let directory = tempfile::tempdir().unwrap();
+        let mut cluster = Self {
+            directory,
+            master: None,
+            address: ([127, 0, 0, 1], 0).into(),
+            servers: Vec::new(),
+        };
+        cluster.start_master().await;
+        for n in 0..count {
+            cluster.servers.push(None);
+            cluster.start_server(n).await;
+        }
+        cluster
+    }
+
+    async fn start_master(&mut self) {
+        let config = MasterConfig {
+            listen: self.address,
+            lease_ms: 1500,
+            heartbeat_ms: 300,
+            repair_delay_ms: 2000,
+            ..MasterConfig::default()
+        };
+        let disk = disk(&self.directory.path().join("master"));
+        let master = Master::start(config, disk, Env::real()).await.unwrap();
+        self.address = master.address();
+        self.master = Some(master);
+    }
+
+    async fn start_server(&mut self, n: usize) {
+        let path = self.directory.path().join(format!("cs{n}"));
+        let config = ChunkserverConfig {
+            listen: ([127, 0, 0, 1], 0).into(),
+            health_listen: None,
+            master: self.address.to_string(),
+            chain_deadline: Duration::from_secs(2),
+            ..ChunkserverConfig::default()
+        };
+        let disks = vec![(disk(&path), Some(path))];
+        let server = Chunkserver::start(config, disks, Env::real()).await.unwrap();
+        server.registered().await;
+        self.servers[n] = Some(server);
+    }
+
+    async fn client(&self) -> Client {
+        let config = ClientConfig {
+            master: self.address.to_string(),
+            description: "test".into(),
+            server_timeout: Duration::from_secs(4),
+            ..ClientConfig::default()
+        };
+        Client::connect(config, Env::real()).await.unwrap()
+    }
+
+    async fn stop(mut self) {
+        for server in self.servers.drain(..).flatten() {
+            server.shutdown().await;
+        }
+        if let Some(master) = self.master.take() {
+            master.shutdown().await.unwrap();
+        }
+    }
+}
+
+fn pattern(seed: u64, len: usize) -> Bytes {
+    let mut bytes = vec![0; len];
+    rand::RngCore::fill_bytes(&mut StdRng::seed_from_u64(seed), &mut bytes);
+    bytes.into()
+}
+
+async fn create(client: &Client, name: &str) -> File {
+    let create = Create {
+        mode: 0o644,
+        ..Create::default()
+    };
+    client.create(Inode::ROOT, name.as_bytes(), create).await.unwrap().2
+}
+
+async fn write_all(file: &File, data: &Bytes, piece: usize) {
+    for at in (0..data.len()).step_by(piece) {
+        file.write_at(at as u64, data.slice(at..data.len().min(at + piece)))
+            .await
+            .unwrap();
+    }
+}
+
+async fn read_all(file: &File) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let piece = file.read_at(all.len() as u64, 3 * MIB).await.unwrap();
+        if piece.is_empty() {
+            return all;
+        }
+        all.extend_from_slice(&piece);
+    }
+}
+
+/// Every member of every chunk holds the file's bytes.
+async fn assert_replicas(client: &Client, ino: Inode, data: &[u8], want: usize) {
+    let locations = client.locations(ino, 0, 1000).await.unwrap();
+    for location in &locations {
+        let start = location.index as usize * CHUNK_SIZE_BYTES as usize;
+        let end = data.len().min(start + CHUNK_SIZE_BYTES as usize);
+        assert_eq!(location.members.len(), want, "{location:?}");
+        for member in &location.members {
+            for at in (start..end).step_by(MIB) {
+                let len = (end - at).min(MIB);
+                let read = client
+                    .read_replica(location, member, (at - start) as u64, len as u32, true)
+                    .await
+                    .unwrap();
+                assert!(read.data[..] == data[at..at + len], "{member:?} at {at}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_the_same_on_every_replica_and_for_every_client() {
+    let cluster = Cluster::start(3).await;
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let data = pattern(1, 70 * MIB + 12345);
+    let file = create(&writer, "big").await;
+    write_all(&file, &data, 300_000).await;
+    file.fsync().await.unwrap();
+    assert!(read_all(&file).await == data);
+    let ino = file.inode();
+    file.close().await.unwrap();
+    let file = reader.open(ino, OpenMode::READ).await.unwrap();
+    assert!(read_all(&file).await == data);
+    assert_replicas(&reader, ino, &data, 3).await;
+    let status = Admin::connect(&cluster.address.to_string(), Env::real())
+        .await
+        .unwrap()
+        .status()
+        .await
+        .unwrap();
+    assert_eq!((status.files, status.chunks), (1, 2));
+    writer.shutdown().await.unwrap();
+    reader.shutdown().await.unwrap();
+    cluster.stop().await;
+}
+
+/// Overwrites, appends, truncations, holes and zeroing against a vector; another client reads what was flushed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_operations_agree_with_a_vector() {
+    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    println!("SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let cluster = Cluster::start(3).await;
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let file = create(&writer, "random").await;
+    let other = reader.open(file.inode(), OpenMode::READ).await.unwrap();
+    let mut model: Vec<u8> = Vec::new();
+    let limit = 2 * MIB;
+    for n in 0..300 {
+        let at = rng.random_range(0..limit);
+        let len = rng.random_range(1..200_000usize);
+        match rng.random_range(0..12) {
+            0..=4 => {
+                let data = pattern(n, len);
+                file.write_at(at as u64, data.clone()).await.unwrap();
+                if model.len() < at + len {
+                    model.resize(at + len, 0);
+                }
+                model[at..at + len].copy_from_slice(&data);
+            }
+            5 if model.len() < limit => {
+                let data = pattern(n, len);
+                assert_eq!(file.append(data.clone()).await.unwrap(), model.len() as u64);
+                model.extend_from_slice(&data);
+            }
+            6 => {
+                file.truncate(at as u64).await.unwrap();
+                model.resize(at, 0);
+            }
+            7 => {
+                file.zero(at as u64, len as u64, true).await.unwrap();
+                let (from, to) = (at.min(model.len()), (at + len).min(model.len()));
+                model[from..to].fill(0);
+            }
+            8 => {
+                file.fsync().await.unwrap();
+                let read = other.read_at(0, 4 * MIB).await.unwrap();
+                assert!(read[..] == model[..], "the other client differs after step {n}");
+            }
+            _ => {
+                let read = file.read_at(at as u64, len).await.unwrap();
+                let (from, to) = (at.min(model.len()), (at + len).min(model.len()));
+                assert!(read[..] == model[from..to], "step {n}: {from}..{to}");
+            }
+        }
+        assert_eq!(file.attr().size, model.len() as u64, "step {n}");
+    }
+    file.fsync().await.unwrap();
+    assert!(read_all(&other).await == model);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_on_over_the_death_of_a_chunkserver() {
+    for victim in 0..4 {
+        let mut cluster = Cluster::start(4).await;
+        let client = cluster.client().await;
+        let data = pattern(2, 40 * MIB);
+        let file = create(&client, "big").await;
+        write_all(&file, &data.slice(..16 * MIB), MIB).await;
+        // no goodbye: its connections break
+        drop(cluster.servers[victim].take());
+        for at in (16 * MIB..data.len()).step_by(MIB) {
+            file.write_at(at as u64, data.slice(at..at + MIB)).await.unwrap();
+        }
+        file.fsync().await.unwrap();
+        assert!(read_all(&file).await == data);
+        cluster.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_on_over_a_restart_of_the_master() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let data = pattern(3, 100 * MIB);
+    let file = create(&client, "big").await;
+    write_all(&file, &data.slice(..50 * MIB), MIB).await;
+    let master = cluster.master.take().unwrap();
+    master.shutdown().await.unwrap();
+    let (copy, rest) = (file.clone(), data.clone());
+    let writing = tokio::spawn(async move {
+        for at in (50 * MIB..rest.len()).step_by(MIB) {
+            copy.write_at(at as u64, rest.slice(at..at + MIB)).await.unwrap();
+        }
+        copy.fsync().await.unwrap();
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.start_master().await;
+    writing.await.unwrap();
+    assert!(read_all(&file).await == data);
+    let ino = file.inode();
+    file.close().await.unwrap();
+    assert_eq!(client.lookup(Inode::ROOT, b"big").await.unwrap().ino, ino);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_written_on_after_its_servers_have_restarted() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let file = create(&client, "a").await;
+    let mut data = pattern(4, 3 * MIB).to_vec();
+    file.write_at(0, data.clone().into()).await.unwrap();
+    file.fsync().await.unwrap();
+    for n in 0..3 {
+        cluster.servers[n].take().unwrap().shutdown().await;
+        cluster.start_server(n).await;
+    }
+    let more = pattern(5, MIB);
+    file.write_at(MIB as u64, more.clone()).await.unwrap();
+    data[MIB..2 * MIB].copy_from_slice(&more);
+    file.fsync().await.unwrap();
+    assert!(read_all(&file).await == data);
+    assert_replicas(&client, file.inode(), &data, 3).await;
+    cluster.stop().await;
+}
