@@ -30,12 +30,12 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Idle connections are asked for a sign of life, so that one whose peer has gone is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// A running master. Dropped without [`Master::shutdown`] its tasks end at their next step, without a checkpoint.
+/// A running master. Dropped without [`Master::shutdown`] its tasks end where they are, without a checkpoint.
 pub struct Master {
     core: Arc<Core>,
     address: SocketAddr,
-    writer: JoinHandle<()>,
-    server: JoinHandle<()>,
+    writer: Option<JoinHandle<()>>,
+    server: Option<JoinHandle<()>>,
     /// The directory is this process's.
     _lock: Box<dyn Send + Sync>,
 }
@@ -95,6 +95,7 @@ impl Master {
         let router = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .tcp_nodelay(true)
+            .layer(cairn_io::grpc::dated(core.env.clock.clone()))
             .add_service(health)
             .add_service(
                 SessionsServer::new(SessionService { core: core.clone() })
@@ -130,8 +131,8 @@ impl Master {
         Ok(Master {
             core,
             address,
-            writer,
-            server,
+            writer: Some(writer),
+            server: Some(server),
             _lock: lock,
         })
     }
@@ -156,7 +157,7 @@ impl Master {
     }
 
     /// Stops serving, lets what is under way end, takes a checkpoint, and gives the directory back.
-    pub async fn shutdown(self) -> Result<(), Halt> {
+    pub async fn shutdown(mut self) -> Result<(), Halt> {
         self.core.stop.cancel();
         self.core.tasks.close();
         if tokio::time::timeout(SHUTDOWN_GRACE, self.core.tasks.wait())
@@ -165,9 +166,13 @@ impl Master {
         {
             tracing::warn!("some calls did not end in time and are cut off");
         }
-        let joined = self.writer.await;
-        let mut server = self.server;
-        if tokio::time::timeout(SHUTDOWN_GRACE, &mut server).await.is_err() {
+        let joined = match self.writer.take() {
+            Some(writer) => writer.await,
+            None => Ok(()),
+        };
+        if let Some(mut server) = self.server.take()
+            && tokio::time::timeout(SHUTDOWN_GRACE, &mut server).await.is_err()
+        {
             server.abort();
         }
         if let Err(e) = joined {
@@ -178,6 +183,16 @@ impl Master {
             Some(halt) => Err(halt),
             None => Ok(()),
         }
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // first the writer, which would take a checkpoint if it were told to stop
+        for task in [self.writer.take(), self.server.take()].into_iter().flatten() {
+            task.abort();
+        }
+        self.core.stop.cancel();
     }
 }
 

@@ -19,6 +19,8 @@ const SCAN_PAUSE: Duration = Duration::from_secs(5);
 /// After a repair of a chunk failed, doubled each time up to the longest.
 const BACKOFF: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long some members may have a granted chunk and others not, with nobody writing it.
+const PARTIAL_PATIENCE: Duration = Duration::from_secs(10);
 /// A copy of a whole chunk may take so many times what an order may.
 const FILL_PATIENCE: u32 = 10;
 
@@ -60,6 +62,11 @@ pub struct Repair {
     pub scanned: bool,
     next_scan: Duration,
     again: bool,
+    /// Granted chunks that some members have a replica of and others do not, and since when: the others' may only not
+    /// have been reported yet.
+    partial: BTreeMap<ChunkHandle, Duration>,
+    /// Blocks known to be bad.
+    bad_blocks: BTreeMap<(ChunkHandle, DiskId), BTreeSet<u32>>,
 }
 
 impl Repair {
@@ -105,6 +112,29 @@ impl Repair {
         self.fills.remove(&handle);
         self.backoff.remove(&handle);
         self.shortages.remove(&handle);
+        self.partial.remove(&handle);
+        self.good_again(handle);
+    }
+
+    /// These blocks of the replica are bad.
+    pub fn bad(&mut self, handle: ChunkHandle, disk: DiskId, blocks: &[u32]) {
+        if self.bad_blocks.len() < REPAIR_QUEUE_MAX {
+            self.bad_blocks.entry((handle, disk)).or_default().extend(blocks);
+        }
+    }
+
+    fn good_again(&mut self, handle: ChunkHandle) {
+        let all = (handle, DiskId(uuid::Uuid::nil()))..=(handle, DiskId(uuid::Uuid::max()));
+        let known: Vec<_> = self.bad_blocks.range(all).map(|(key, _)| *key).collect();
+        for key in known {
+            self.bad_blocks.remove(&key);
+        }
+    }
+
+    /// Its members are identical now.
+    pub fn mended(&mut self, handle: ChunkHandle) {
+        self.good_again(handle);
+        self.look_at(handle);
     }
 
     pub fn finished(&mut self, handle: ChunkHandle) {
@@ -215,18 +245,56 @@ impl Core {
                 world.repair.next_scan = now + if unwell { BACKOFF } else { SCAN_PAUSE };
             }
         }
-        world.repair.at != ChunkHandle(0) || !world.repair.look.is_empty()
+        // at full pace only when something calls for it
+        world.repair.again || !world.repair.look.is_empty()
+    }
+
+    /// Whether each block is good somewhere, as far as is known: else a reconfiguration would fail, and leave fenced
+    /// what could still be read.
+    fn can_be_mended(&self, world: &World, chunk: &ChunkInfo) -> bool {
+        let damaged = |disk: &DiskId| world.servers.replica(*disk, chunk.handle).is_some_and(|r| r.damaged);
+        if !chunk.members.iter().all(damaged) {
+            return true;
+        }
+        let mut bad = chunk
+            .members
+            .iter()
+            .map(|disk| world.repair.bad_blocks.get(&(chunk.handle, *disk)));
+        let Some(Some(first)) = bad.next() else { return false };
+        let mut everywhere = first.clone();
+        for blocks in bad {
+            match blocks {
+                Some(blocks) if !blocks.is_empty() => everywhere.retain(|block| blocks.contains(block)),
+                _ => return false,
+            }
+        }
+        !first.is_empty() && everywhere.is_empty()
+    }
+
+    /// Remembers since when a granted chunk has replicas on some of its members only.
+    fn note_partial(&self, world: &mut World, chunk: &ChunkInfo, now: Duration) {
+        let there = chunk
+            .members
+            .iter()
+            .filter(|d| world.servers.replica(**d, chunk.handle).is_some())
+            .count();
+        if chunk.granted && there > 0 && there < chunk.members.len() {
+            world.repair.partial.entry(chunk.handle).or_insert(now);
+        } else {
+            world.repair.partial.remove(&chunk.handle);
+        }
     }
 
     fn assess(&self, world: &mut World, chunk: &ChunkInfo) -> Health {
         let now = self.now();
         let handle = chunk.handle;
+        self.note_partial(world, chunk, now);
         let view = self.view(world, chunk);
         let assessment = plan::assess(&view, self.config.repair_delay(), now);
         let mut task = assessment.task;
         let damaged = view.members.iter().filter(|m| m.standing == Standing::Damaged);
         let mend: Vec<_> = damaged.map(|m| m.disk).collect();
-        if task.is_none() && assessment.health == Health::Lost && !mend.is_empty() {
+        if task.is_none() && assessment.health == Health::Lost && !mend.is_empty() && self.can_be_mended(world, chunk) {
             // none serves, but they may be made to: suspects after a power loss, replicas fenced and never installed
             let urgency = Urgency {
                 wanted: view.wanted,
@@ -367,11 +435,6 @@ impl Core {
         let enough = joining.len() >= task.add;
         // a member leaves when another has taken its place; one whose server is gone, whenever it can
         let leaving = if enough { task.leave.clone() } else { Vec::new() };
-        let corrupt = chunk
-            .members
-            .iter()
-            .filter(|d| world.servers.replica(**d, chunk.handle).is_some_and(|r| r.damaged));
-        let corrupt = corrupt.count();
         let doubtful = task.mend.clone();
         let wish = Wish {
             why: "repair",
@@ -379,7 +442,6 @@ impl Core {
             leaving,
             doubtful,
             repair: true,
-            corrupt,
             ..Wish::default()
         };
         match self.reconfigure(world, chunk.handle, wish) {
@@ -475,14 +537,10 @@ fn standing(world: &World, chunk: &ChunkInfo, disk: DiskId, now: Duration) -> St
         return Standing::Gone;
     }
     let Some(replica) = on.replicas.get(&chunk.handle) else {
-        // granted: its first write may be on its way, or never come
-        let elsewhere = || {
-            chunk
-                .members
-                .iter()
-                .any(|d| world.servers.replica(*d, chunk.handle).is_some())
-        };
-        let waits = chunk.granted && (!elsewhere() || world.sessions.is_written(chunk.inode, chunk.handle));
+        // granted: its first write may be on its way, or reported with the next heartbeat, or never come
+        let late = |since: &Duration| now >= *since + PARTIAL_PATIENCE;
+        let late = world.repair.partial.get(&chunk.handle).is_some_and(late);
+        let waits = chunk.granted && (!late || world.sessions.is_written(chunk.inode, chunk.handle));
         return if waits { Standing::Good } else { Standing::Damaged };
     };
     if replica.state == ReplicaState::ReplicaDamaged {

@@ -10,16 +10,19 @@ use crate::limits::{DELETES_MAX, SCAN_STEP};
 use cairn_metadata::{repair, verdict};
 use cairn_proto::chunkserver::{self as wire, ReplicaState, order};
 use cairn_types::{ChunkHandle, DiskId, ServerId, Version};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
+
+/// A deletion may take so many times what another order may.
+const ORDER_PATIENCE: u32 = 10;
 
 #[derive(Default)]
 pub struct Garbage {
     /// Since when.
     known: BTreeMap<(DiskId, ChunkHandle), Duration>,
-    /// Ordered, not answered.
-    ordered: BTreeSet<(DiskId, ChunkHandle)>,
+    /// Ordered, not answered; and when.
+    ordered: BTreeMap<(DiskId, ChunkHandle), Duration>,
     /// Where the sweep is.
     at: Option<(DiskId, ChunkHandle)>,
     next_sweep: Duration,
@@ -37,7 +40,7 @@ impl Garbage {
 
     /// What a server was ordered before it registered anew, it does not do.
     pub fn disconnected(&mut self, disks: &[DiskId]) {
-        self.ordered.retain(|(disk, _)| !disks.contains(disk));
+        self.ordered.retain(|(disk, _), _| !disks.contains(disk));
         self.known.retain(|(disk, _), _| !disks.contains(disk));
     }
 }
@@ -83,6 +86,9 @@ impl Core {
             let pause = (self.config.gc_grace() / 4).clamp(Duration::from_millis(500), Duration::from_secs(15));
             world.garbage.next_sweep = now + pause;
         }
+        // not confirmed, and so not done: ordered again if it is still garbage
+        let patience = ORDER_PATIENCE * self.config.order_timeout();
+        world.garbage.ordered.retain(|_, since| now < *since + patience);
         for (server, disk, handle, version) in found {
             let key = (disk, handle);
             if !self.may_delete(world, handle, disk, version) {
@@ -94,13 +100,13 @@ impl Core {
                 .garbage
                 .ordered
                 .iter()
-                .filter(|(d, _)| world.servers.server_of(*d) == Some(server));
+                .filter(|((d, _), _)| world.servers.server_of(*d) == Some(server));
             let unreadable = world
                 .servers
                 .replica(disk, handle)
                 .is_some_and(|r| r.state == ReplicaState::ReplicaDamaged);
             let due = now >= since + self.config.gc_grace() || (unreadable && world.state.chunk(handle).is_some());
-            if !due || world.garbage.ordered.contains(&key) || of_server.count() >= DELETES_MAX {
+            if !due || world.garbage.ordered.contains_key(&key) || of_server.count() >= DELETES_MAX {
                 continue;
             }
             let Some(registration) = world.servers.registration(server) else {
@@ -114,7 +120,7 @@ impl Core {
                 .order(server, registration, handle, Some(disk), Purpose::Delete, what)
             {
                 tracing::debug!(chunk = %handle, %disk, %version, "deleting garbage");
-                world.garbage.ordered.insert(key);
+                world.garbage.ordered.insert(key, now);
             }
         }
         world.garbage.at.is_some()

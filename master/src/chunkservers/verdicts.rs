@@ -181,7 +181,8 @@ impl Core {
         if !chunk.as_ref().is_some_and(|c| c.members.contains(&disk)) {
             return;
         }
-        world.events.corrupt_found += 1;
+        world.events.corrupt(handle, disk);
+        world.repair.bad(handle, disk, bad_blocks);
         let name = chunk
             .and_then(|c| world.state.path_of(c.inode).ok())
             .unwrap_or_default();
@@ -439,17 +440,11 @@ impl Core {
             joining = placement.places.iter().map(|p| p.disk).collect();
         }
         let leaving = if leave_them { doubtful.clone() } else { Vec::new() };
-        let corrupt = chunk
-            .members
-            .iter()
-            .filter(|d| world.servers.replica(**d, chunk.handle).is_some_and(|r| r.damaged));
-        let corrupt = corrupt.count();
         let wish = Wish {
             why,
             joining,
             leaving,
             doubtful,
-            corrupt,
             ..Wish::default()
         };
         match self.reconfigure(world, chunk.handle, wish) {

@@ -23,7 +23,13 @@ impl Core {
                         world.closed_orphans.insert(*inode);
                     }
                 }
-                Effect::Trashed { .. } | Effect::ChunkCreated { .. } => {}
+                Effect::Trashed { .. } => {}
+                Effect::ChunkCreated { handle } => {
+                    let short = |c: cairn_metadata::ChunkInfo| c.members.len() < usize::from(c.goal);
+                    if world.state.chunk(*handle).is_some_and(short) {
+                        world.repair.look_at(*handle);
+                    }
+                }
                 Effect::ChunkInstalled { handle, .. } => world.repair.look_at(*handle),
                 Effect::ChunkDropped { chunk } => {
                     self.chunk_dropped(world, chunk);
