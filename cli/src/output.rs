@@ -36,6 +36,11 @@ pub fn short_bytes(bytes: u64) -> String {
     bytes.to_string()
 }
 
+/// `1 file`, `2 files`.
+pub fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// A duration for people: `3 m 20 s`.
 pub fn human_duration(d: Duration) -> String {
     let seconds = d.as_secs();
@@ -172,7 +177,7 @@ pub fn table(out: &mut impl Write, heading: &[&str], right: &[usize], rows: &[Ve
         }
         writeln!(out, "{}", text.trim_end())
     };
-    if !heading.is_empty() {
+    if heading.iter().any(|h| !h.is_empty()) {
         line(&mut heading.iter().copied())?;
     }
     for row in rows {

@@ -1,5 +1,5 @@
 //! How far a copy is: a bar on a terminal, a line a second elsewhere if asked for.
-use crate::output::{human_bytes, human_duration};
+use crate::output::{count, human_bytes, human_duration};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -97,8 +97,8 @@ impl Progress {
             let bytes = self.counts.bytes.load(Ordering::Relaxed);
             let files = self.counts.files.load(Ordering::Relaxed);
             eprintln!(
-                "{files} {}, {} in {}, {}/s",
-                if files == 1 { "file" } else { "files" },
+                "{}, {} in {}, {}/s",
+                count(files, "file"),
                 human_bytes(bytes),
                 human_duration(elapsed),
                 human_bytes(rate(bytes, elapsed))

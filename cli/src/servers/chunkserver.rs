@@ -55,7 +55,6 @@ pub async fn start(config: ChunkserverConfig, directories: &[PathBuf], setting: 
             &e,
         )
     })?;
-    tracing::info!("listening on {}", server.bound());
     if let Some(health) = server.health_address() {
         tracing::info!("health service on {health}");
     }

@@ -3,7 +3,7 @@ use super::Out;
 use crate::args::{Admin as Verb, Checkpoint};
 use crate::config::Config;
 use crate::failure::{Failure, Result, plain};
-use crate::output::{human_bytes, human_duration, json, table, time};
+use crate::output::{count, human_bytes, human_duration, json, table, time};
 use cairn_client::Admin;
 use cairn_io::Env;
 use cairn_proto::admin::{Health, Server, StatusAnswer};
@@ -66,9 +66,9 @@ async fn status(admin: &Admin, as_json: bool, mut out: Out<'_>) -> Result<()> {
     )?;
     writeln!(
         out,
-        "Trash {} in {} files",
+        "Trash {} in {}",
         human_bytes(status.trash_bytes),
-        status.trash_files
+        count(status.trash_files, "file")
     )?;
     writeln!(
         out,
@@ -270,7 +270,12 @@ async fn load(admin: &Admin, file: &Path, out: Out<'_>) -> Result<()> {
         Ok(Ok(())) => {}
     }
     let answer = answer?;
-    writeln!(out, "loaded {} files with {} chunks", answer.files, answer.chunks)?;
+    writeln!(
+        out,
+        "loaded {} with {}",
+        count(answer.files, "file"),
+        count(answer.chunks, "chunk")
+    )?;
     Ok(())
 }
 

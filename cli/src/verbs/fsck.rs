@@ -2,7 +2,7 @@
 use super::{Out, collect};
 use crate::args::{Fsck, PathsJson};
 use crate::failure::{Failure, Result};
-use crate::output::{human_bytes, json, table};
+use crate::output::{count, human_bytes, json, table};
 use crate::path::ClusterPath;
 use crate::remote::{PIECE_BYTES, Remote, Tally, fail};
 use cairn_client::{Admin, Attr, Client, FileKind, Location, Member};
@@ -264,13 +264,14 @@ pub async fn fsck(remote: &Remote, options: &Fsck, mut out: Out<'_>) -> Result<(
         };
         let verdict = match wrong {
             0 => "nothing wrong".to_owned(),
-            1 => "1 problem".to_owned(),
-            n => format!("{n} problems"),
+            n => count(n as u64, "problem"),
         };
         writeln!(
             out,
-            "{} files, {} chunks, {} replicas{verified}: {verdict}",
-            report.files, report.chunks, report.replicas
+            "{}, {}, {}{verified}: {verdict}",
+            count(report.files, "file"),
+            count(report.chunks, "chunk"),
+            count(report.replicas, "replica")
         )?;
         if wrong > 0 {
             writeln!(out, "repair runs by itself; `cairn admin status` shows how far it is")?;

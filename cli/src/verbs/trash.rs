@@ -2,7 +2,7 @@
 use super::Out;
 use crate::args::Trash;
 use crate::failure::{Failure, Result};
-use crate::output::{self, human_bytes, json, table, time};
+use crate::output::{self, count, human_bytes, json, table, time};
 use crate::path::ClusterPath;
 use crate::remote::{EEXIST, Remote, fail};
 use cairn_client::{Error, FileKind, Trashed};
@@ -100,7 +100,12 @@ async fn list(remote: &Remote, as_json: bool, mut out: Out<'_>) -> Result<()> {
         &[0, 1],
         &rows,
     )?;
-    writeln!(out, "{} in {} deleted files", human_bytes(total_bytes), entries.len())?;
+    writeln!(
+        out,
+        "{} in {}",
+        human_bytes(total_bytes),
+        count(entries.len() as u64, "deleted file")
+    )?;
     Ok(())
 }
 
@@ -147,8 +152,8 @@ async fn empty(remote: &Remote, what: &[OsString], everything: bool, out: Out<'_
     let gone = remote.client.trash_empty(&inodes).await.map_err(fail("trash"))?;
     writeln!(
         out,
-        "deleted {} files for good, {}",
-        gone.count,
+        "deleted {} for good, {}",
+        count(gone.count, "file"),
         human_bytes(gone.bytes)
     )?;
     Ok(())
