@@ -347,7 +347,7 @@ impl Client {
                     ..Default::default()
                 };
                 if let Err(error) = core.set_attr(node.ino, cut).await {
-                    *node.gate.lock().await -= 1;
+                    core.leave(node).await;
                     return Err(error);
                 }
             }

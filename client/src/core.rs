@@ -170,8 +170,14 @@ impl Core {
         }
     }
 
-    /// One open of `node` ends. The master is told of the last.
+    /// One open of `node` ends, and so does its use.
     pub async fn close(&self, node: &Arc<Node>) {
+        self.leave(node).await;
+        self.release(node);
+    }
+
+    /// One open of `node` ends. The master is told of the last.
+    pub async fn leave(&self, node: &Node) {
         let mut opens = node.gate.lock().await;
         *opens = opens.saturating_sub(1);
         if *opens == 0 {
@@ -181,8 +187,6 @@ impl Core {
                 tracing::debug!(inode = node.ino.0, "close was not heard: {error}");
             }
         }
-        drop(opens);
-        self.release(node);
     }
 
     /// A file went away without a close: the background task sees to it.

@@ -85,7 +85,7 @@ impl File {
         self.writable()?;
         // one at a time: the next one's offset is this one's end
         let _one = self.0.node.appending.lock().await;
-        let offset = self.0.node.state().size();
+        let offset = self.0.handle.core.end_of_file(&self.0.node).await?;
         self.0.handle.core.write(&self.0.node, offset, data).await?;
         Ok(offset)
     }

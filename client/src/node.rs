@@ -42,6 +42,9 @@ pub(crate) struct State {
     pub error: Option<Error>,
     /// Raised when the contents change, by a write here or a push: bytes read before may be stale.
     pub epoch: u64,
+    /// Pushes that said that something changed, and how many of them `attr` is younger than.
+    pub pushed: u64,
+    pub fresh_as_of: u64,
     /// A name of the file, for chunk headers (rescue) and messages; empty: not known.
     pub name: Bytes,
 }
@@ -65,6 +68,8 @@ impl Node {
             chunks: BTreeMap::new(),
             error: None,
             epoch: 0,
+            pushed: 0,
+            fresh_as_of: 0,
             name: Bytes::new(),
         };
         Self {
@@ -106,14 +111,16 @@ impl Node {
 
     pub fn invalidate(&self, what: &Invalidated) {
         let mut state = self.state();
-        match what {
-            Invalidated::Inode { ino, data } if *ino == self.ino => {
-                if *data {
-                    state.forget_contents();
-                }
-            }
-            Invalidated::Inode { .. } | Invalidated::Entry { .. } => {}
-            Invalidated::Everything => state.forget_contents(),
+        let (mine, data) = match what {
+            Invalidated::Inode { ino, data } => (*ino == self.ino, *data),
+            Invalidated::Entry { .. } => (false, false),
+            Invalidated::Everything => (true, true),
+        };
+        if mine {
+            state.pushed += 1;
+        }
+        if mine && data {
+            state.forget_contents();
         }
     }
 
@@ -130,6 +137,11 @@ impl State {
     /// With what was written here.
     pub fn size(&self) -> u64 {
         self.attr.size.max(self.dirty_end)
+    }
+
+    /// No push has said that `attr` is old.
+    pub fn attr_is_fresh(&self) -> bool {
+        self.pushed == self.fresh_as_of
     }
 
     /// As a caller sees it.

@@ -69,18 +69,39 @@ impl Core {
         }
     }
 
-    /// The file's size; where the read goes beyond what is known of it, as the master has it now.
+    /// The file's size; as the master has it now where the read goes beyond what is known of it, or when the master has
+    /// said that it changed.
     async fn size_for_read(&self, node: &Node, end: u64, deadline: Instant) -> Result<u64> {
-        let size = node.state().size();
-        if end <= size {
-            return Ok(size);
+        {
+            let state = node.state();
+            if end <= state.size() && state.attr_is_fresh() {
+                return Ok(state.size());
+            }
         }
+        self.current_size(node, deadline).await
+    }
+
+    /// The file's size as the master has it now, with what was written here.
+    async fn current_size(&self, node: &Node, deadline: Instant) -> Result<u64> {
+        let pushed = node.state().pushed;
         let attr = self
             .ask_attr(node.ino, deadline.saturating_duration_since(Instant::now()))
             .await?;
         let mut state = node.state();
         state.learn(attr, false);
+        state.fresh_as_of = pushed;
         Ok(state.size())
+    }
+
+    /// Where the next append goes.
+    pub async fn end_of_file(&self, node: &Node) -> Result<u64> {
+        {
+            let state = node.state();
+            if state.attr_is_fresh() {
+                return Ok(state.size());
+            }
+        }
+        self.current_size(node, Instant::now() + self.config.timeout).await
     }
 
     /// A range that lies within the file, with nothing pending in it.
@@ -119,6 +140,11 @@ impl Core {
                 Ok(data) => return Ok(padded(data, piece.len as usize)),
                 Err(causes) => causes,
             };
+            let none = |(_, trouble): &(String, Trouble)| trouble.code() == ErrorCode::ErrorNoReplica;
+            if asked && anew && !causes.is_empty() && causes.iter().all(none) {
+                // allocated, and never written by who asked for it: the master has it made
+                self.have_it_made(&location, deadline).await?;
+            }
             let corrupt = |(_, trouble): &(String, Trouble)| trouble.code() == ErrorCode::ErrorCorrupt;
             let hopeless = asked && !causes.is_empty() && causes.iter().all(corrupt);
             let pause = backoff.step(&self.env.rng);
@@ -290,6 +316,23 @@ impl Core {
             data: payload,
             chunk_length: done.chunk_length,
         })
+    }
+
+    async fn have_it_made(&self, location: &Location, deadline: Instant) -> Result<()> {
+        let complaint = Request::Complain(Complain {
+            handle: location.handle.0,
+            version: Some(location.version.into()),
+            server: Bytes::new(),
+            reason: ErrorCode::ErrorNoReplica.into(),
+            for_write: true,
+            bad_blocks: Vec::new(),
+        });
+        let within = deadline.saturating_duration_since(Instant::now());
+        match self.session.call(complaint, within).await {
+            // overtaken by another change: looked up anew
+            Ok(_) | Err(Error::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells the master of a bad replica; the reader does not wait for it.

@@ -232,6 +232,55 @@ async fn random_operations_agree_with_a_vector() {
     cluster.stop().await;
 }
 
+/// Its first chunk came with its creation, and no replica of it was ever made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_only_extended_reads_as_zeros() {
+    let cluster = Cluster::start(3).await;
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let file = create(&writer, "hole").await;
+    file.truncate(1000).await.unwrap();
+    let other = reader.open(file.inode(), OpenMode::READ_WRITE).await.unwrap();
+    for file in [&file, &other] {
+        let start = std::time::Instant::now();
+        assert_eq!(file.read_at(0, 2000).await.unwrap(), vec![0; 1000]);
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+    other.write_at(10, pattern(1, 10)).await.unwrap();
+    other.fsync().await.unwrap();
+    file.write_at(30, pattern(2, 10)).await.unwrap();
+    file.fsync().await.unwrap();
+    let read = other.read_at(0, 50).await.unwrap();
+    assert_eq!(
+        (&read[10..20], &read[30..40]),
+        (&pattern(1, 10)[..], &pattern(2, 10)[..])
+    );
+    cluster.stop().await;
+}
+
+/// The master's push: an open file follows another client's truncation and growth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_file_follows_another_clients_changes() {
+    let cluster = Cluster::start(3).await;
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let file = create(&writer, "a").await;
+    file.write_at(0, pattern(1, 5000)).await.unwrap();
+    file.fsync().await.unwrap();
+    let other = reader.open(file.inode(), OpenMode::READ).await.unwrap();
+    assert_eq!(other.read_at(0, 5000).await.unwrap(), pattern(1, 5000));
+    file.truncate(100).await.unwrap();
+    assert_eq!(other.read_at(0, 5000).await.unwrap(), pattern(1, 5000)[..100]);
+    file.truncate(0).await.unwrap();
+    file.write_at(0, pattern(2, 9000)).await.unwrap();
+    file.fsync().await.unwrap();
+    assert_eq!(other.read_at(0, 9000).await.unwrap(), pattern(2, 9000));
+    for n in 0..20 {
+        file.write_at(n * 100, pattern(n, 100)).await.unwrap();
+        file.flush().await.unwrap();
+        assert_eq!(other.read_at(n * 100, 100).await.unwrap(), pattern(n, 100), "write {n}");
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_goes_on_over_the_death_of_a_chunkserver() {
     for victim in 0..4 {

@@ -169,6 +169,9 @@ impl Core {
             frame.sequence = *next_sequence;
             *next_sequence += 1;
         }
+        let (sequence, offset, payload, fresh) = (frame.sequence, frame.offset, frame.payload.clone(), *fresh);
+        // checksums take their time
+        drop(state);
         let grant = fresh.then(|| data::Grant {
             members: location.members.iter().map(Into::into).collect(),
             inode: location.inode.0,
@@ -179,10 +182,10 @@ impl Core {
             handle: location.handle.0,
             version: Some(location.version.into()),
             session: Bytes::copy_from_slice(self.session.id().as_bytes()),
-            sequence: frame.sequence,
+            sequence,
             serial: 0,
-            offset: frame.offset,
-            checksums: checksums(frame.offset, &frame.payload),
+            offset,
+            checksums: checksums(offset, &payload),
             grant,
             disk: location
                 .members
@@ -190,7 +193,7 @@ impl Core {
                 .map(|m| Bytes::copy_from_slice(m.disk.as_bytes()))
                 .unwrap_or_default(),
         };
-        Some((number, write, frame.payload.clone()))
+        Some((number, write, payload))
     }
 }
 

@@ -183,8 +183,10 @@ impl Core {
     /// As `commit`, by who holds `committing`.
     pub async fn commit_locked(self: &Arc<Self>, node: &Arc<Node>) -> Result<()> {
         let deadline = Instant::now() + self.config.timeout;
+        // what is acknowledged from here on is another commit's
+        let targets: Vec<(u32, u64)> = node.state().chunks.iter().map(|(index, c)| (*index, c.acked)).collect();
         loop {
-            let Some(plan) = node.state().commit_plan() else {
+            let Some(plan) = node.state().commit_plan(&targets) else {
                 return Ok(());
             };
             let missing: Vec<u32> = plan
@@ -270,7 +272,12 @@ struct CommitPlan {
 }
 
 impl State {
-    fn commit_plan(&self) -> Option<CommitPlan> {
+    /// `None` when everything up to `targets` is committed.
+    fn commit_plan(&self, targets: &[(u32, u64)]) -> Option<CommitPlan> {
+        let open = |(index, target): &(u32, u64)| self.chunks.get(index).is_some_and(|c| c.committed < *target);
+        if !targets.iter().any(open) {
+            return None;
+        }
         let dirty = self.chunks.iter().filter(|(_, c)| c.acked > c.committed);
         let dirty: Vec<_> = dirty.take(COMMIT_CHUNKS_MAX).collect();
         if dirty.is_empty() {
