@@ -151,7 +151,7 @@ async fn r8_a_complaint_forces_exactly_one_reconfiguration() {
         first,
         "an old version is answered with the new"
     );
-    assert_eq!(client.locate(attr.inode, false).await, [first.clone()]);
+    assert_eq!(client.locate(attr.inode, false).await, std::slice::from_ref(&first));
     for server in running {
         let server = server.stop().await;
         let kinds: Vec<_> = server.orders.iter().map(|o| o.what.clone().unwrap()).collect();
@@ -383,7 +383,7 @@ async fn r13_a_truncation_inside_a_chunk_cuts_the_source_first() {
         size: Some(30),
         ..Default::default()
     };
-    match client.call(Request::SetAttr(set.clone())).await {
+    match client.call(Request::SetAttr(set)).await {
         Answer::Attr(attr) => assert_eq!(attr.size, 30),
         other => panic!("{other:?}"),
     }
