@@ -30,6 +30,9 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub const DEAD_FOR: Duration = Duration::from_secs(10);
 /// Refusals that may pass by themselves (a chunk being installed, say) before the master is told.
 pub const PATIENCE: u32 = 4;
+/// When no member of a chunk may answer reads for so long, the master is asked to mend it: longer than servers take to
+/// register anew after the master was away.
+pub const UNJUDGED_MAX: Duration = Duration::from_secs(3);
 /// What was read ahead and not asked for is not believed after this.
 pub const READ_AHEAD_AGE_MAX: Duration = Duration::from_secs(2);
 
