@@ -219,6 +219,8 @@ pub trait FileSystem: Send + Sync + 'static {
     fn invalidations(&self) -> Option<mpsc::Receiver<Invalidation>> {
         None
     }
+    /// Another client changed the inode, with `data` its contents: the kernel's pages are about to go.
+    fn changed(&self, ino: Inode, data: bool) {}
     /// Inodes of which the kernel may have pages, when all are to go.
     fn cached(&self) -> Vec<Inode> {
         Vec::new()

@@ -1,9 +1,10 @@
 //! The file system behind the mount: what POSIX wants, said in the client library's words.
 //!
-//! Two things are kept here, both bounded by the inodes that the kernel itself keeps (it says `forget`):
-//! * for each inode the generation of which the kernel has pages: an open finds them still right when the inode's
-//!   generation is the same. No entry means no pages, which is always safe;
-//! * the inodes that carry setuid or setgid bits: the kernel leaves it to us to take them from a file that somebody
+//! Two things are kept here of each inode that matters, until the kernel itself drops the inode (it says `forget`):
+//! * the generation of which the kernel has pages: an open finds them still right when the inode's generation is the
+//!   same. This mount's own changes, which the kernel's pages have in them, carry it along; another client's, which the
+//!   master pushes before it answers that client, end it. Not knowing is always safe;
+//! * whether it may carry setuid or setgid bits: the kernel leaves it to us to take them from a file that somebody
 //!   without privilege writes to, and says so with each write; only for these few does it cost a call.
 use crate::error::{Error, Result};
 use crate::filesystem::{Caller, DirectoryItem, FileSystem, Opened, Statistics};
@@ -14,7 +15,7 @@ use cairn_client::{
 use cairn_types::Inode;
 use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
@@ -30,9 +31,15 @@ const FILES_MAX: u64 = u32::MAX as u64;
 
 pub struct CairnFs {
     client: Client,
-    /// Of what the kernel has pages.
-    cached: Mutex<BTreeMap<Inode, u64>>,
-    set_id: Mutex<BTreeSet<Inode>>,
+    known: Mutex<BTreeMap<Inode, Known>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Known {
+    /// The generation that the kernel's pages are of.
+    pages: Option<u64>,
+    /// There may be setuid or setgid bits.
+    set_id: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,49 +68,58 @@ impl CairnFs {
     pub fn new(client: Client) -> Self {
         Self {
             client,
-            cached: Mutex::default(),
-            set_id: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
     /// Every attribute that goes to the kernel passes here.
     fn seen(&self, attr: Attr) -> Attr {
         if attr.kind == FileKind::Regular {
-            let mut set_id = lock(&self.set_id);
-            if attr.mode & SET_ID_BITS != 0 {
-                set_id.insert(attr.ino);
-            } else if !set_id.is_empty() {
-                set_id.remove(&attr.ino);
+            let set_id = attr.mode & SET_ID_BITS != 0;
+            let mut known = lock(&self.known);
+            if set_id {
+                known.entry(attr.ino).or_default().set_id = true;
+            } else if let Some(known) = known.get_mut(&attr.ino) {
+                known.set_id = false;
             }
         }
         attr
     }
 
+    fn may_have_set_id(&self, ino: Inode) -> bool {
+        lock(&self.known).get(&ino).is_some_and(|known| known.set_id)
+    }
+
     /// Before a write or cut by somebody without privilege.
     async fn drop_set_id(&self, ino: Inode) -> Result<()> {
-        if !lock(&self.set_id).contains(&ino) {
-            return Ok(());
+        if self.may_have_set_id(ino) {
+            let change = SetAttr {
+                kill_suid: true,
+                ..SetAttr::default()
+            };
+            let attr = self.client.setattr(ino, change).await?;
+            self.seen(attr);
         }
-        let change = SetAttr {
-            kill_suid: true,
-            ..SetAttr::default()
-        };
-        let attr = self.client.setattr(ino, change).await?;
-        self.seen(attr);
         Ok(())
     }
 
-    /// Whether the kernel's pages, if it has any, are of this generation; from here on they are.
-    fn keep_cache(&self, ino: Inode, generation: u64) -> bool {
-        lock(&self.cached).insert(ino, generation) == Some(generation)
+    /// The kernel's pages have this mount's own change in them.
+    fn own_change(&self, attr: &Attr) {
+        if let Some(pages) = lock(&self.known)
+            .get_mut(&attr.ino)
+            .and_then(|known| known.pages.as_mut())
+        {
+            *pages = attr.generation.max(*pages);
+        }
     }
 
     fn opened(&self, file: File) -> Opened<File> {
         let attr = self.seen(file.attr());
-        let keep_cache = self.keep_cache(attr.ino, attr.generation);
+        let generation = Some(attr.generation);
+        let pages = std::mem::replace(&mut lock(&self.known).entry(attr.ino).or_default().pages, generation);
         Opened {
             handle: file,
-            keep_cache,
+            keep_cache: pages == generation,
         }
     }
 }
@@ -124,17 +140,21 @@ impl FileSystem for CairnFs {
         let chown = (change.uid.is_some() || change.gid.is_some()) && change.mode.is_none();
         let cut = change.size.is_some() && caller.uid != 0;
         if change.kill_suid || chown || cut {
-            change.kill_suid = lock(&self.set_id).contains(&ino);
+            change.kill_suid = self.may_have_set_id(ino);
         }
         if change == SetAttr::default() {
             return self.getattr(ino).await;
         }
-        Ok(self.seen(self.client.setattr(ino, change).await?))
+        let own_data = change.size.is_some() || change.mtime.is_some();
+        let attr = self.seen(self.client.setattr(ino, change).await?);
+        if own_data {
+            self.own_change(&attr);
+        }
+        Ok(attr)
     }
 
     fn forget(&self, ino: Inode) {
-        lock(&self.cached).remove(&ino);
-        lock(&self.set_id).remove(&ino);
+        lock(&self.known).remove(&ino);
     }
 
     async fn readdir(&self, ino: Inode, offset: u64, limit: u32) -> Result<Vec<DirectoryItem>> {
@@ -270,11 +290,15 @@ impl FileSystem for CairnFs {
     }
 
     async fn flush(&self, file: &File) -> Result<()> {
-        Ok(file.flush().await?)
+        file.flush().await?;
+        self.own_change(&file.attr());
+        Ok(())
     }
 
     async fn fsync(&self, file: &File) -> Result<()> {
-        Ok(file.fsync().await?)
+        file.fsync().await?;
+        self.own_change(&file.attr());
+        Ok(())
     }
 
     async fn release(&self, file: File) -> Result<()> {
@@ -368,7 +392,16 @@ impl FileSystem for CairnFs {
         Some(self.client.invalidations())
     }
 
+    fn changed(&self, ino: Inode, data: bool) {
+        if let Some(known) = lock(&self.known).get_mut(&ino) {
+            known.set_id = true; // until its mode has been seen again
+            if data {
+                known.pages = None;
+            }
+        }
+    }
+
     fn cached(&self) -> Vec<Inode> {
-        lock(&self.cached).keys().copied().collect()
+        lock(&self.known).keys().copied().collect()
     }
 }

@@ -1,23 +1,30 @@
-//! The one file that names `fuser`: requests become calls of a [`FileSystem`], results become answers.
+//! The one module that names `fuser`: requests become calls of a [`FileSystem`], results become answers.
 //!
 //! fuser's threads read requests and poll each call once where it stands: what is buffered or cached is answered
 //! without changing threads. What has to wait goes to the tokio runtime with the reply, which it owns, so a thread is
 //! never held up. Each request is answered within the timeout; work that takes longer goes on to its own end (half a
 //! call to the master cannot be taken back), and what it then opened is closed.
+mod convert;
+mod invalidate;
+
 use crate::error::{Error, Result};
-use crate::filesystem::{Caller, DirectoryItem, FileSystem, Opened};
+use crate::filesystem::{DirectoryItem, FileSystem};
 use bytes::Bytes;
-use cairn_client::{Attr, FileKind, Invalidated, OpenMode, SetAttr, SetTime, XattrFlags};
+use cairn_client::{Attr, FileKind, OpenMode, SetAttr, XattrFlags};
 use cairn_types::Inode;
 use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, READDIR_ENTRIES_MAX};
-use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+use convert::{
+    GENERATION, NO_SUCH_NAME, bytes, caller, file_attr, file_type, fopen_flags, has, inode, kind_of, set_time,
 };
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+pub(crate) use invalidate::invalidate;
 use rustix::fs::OFlags;
+use rustix::io::Errno as Linux;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::future::Future;
@@ -27,22 +34,17 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 
 /// One request of the kernel carries at most this much: a frame of the data plane.
 const REQUEST_BYTES_MAX: u32 = FRAME_PAYLOAD_BYTES_MAX as u32;
 /// Requests that the kernel has under way by itself: read-ahead, and writes of mapped pages.
 const BACKGROUND_MAX: u16 = 64;
-/// What stat(2) advises for one read or write. A block with one checksum is read and written without its neighbours.
-const ADVISED_BYTES: u32 = cairn_types::layout::BLOCK_SIZE_BYTES as u32;
 /// df's unit.
 const STATFS_UNIT_BYTES: u32 = 4096;
 /// Entries asked for at first, for one answer to READDIR or READDIRPLUS.
 const LISTING_ENTRIES_START: u32 = 128;
-
-/// Inode numbers are never used again, so that one generation is enough for all.
-const GENERATION: Generation = Generation(0);
 
 /// The kernel's caches and patience.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +61,8 @@ pub(crate) struct Shared<F: FileSystem> {
     limits: Limits,
     open: Mutex<BTreeMap<u64, F::Handle>>,
     next_handle: AtomicU64,
+    /// Directories that requests are changing, how many each: the kernel holds their locks meanwhile.
+    changing: Mutex<BTreeMap<Inode, usize>>,
     plain_listing: Listing,
     plus_listing: Listing,
 }
@@ -94,6 +98,7 @@ impl<F: FileSystem> Shared<F> {
             limits,
             open: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            changing: Mutex::default(),
             plain_listing: Listing(AtomicU32::new(LISTING_ENTRIES_START)),
             plus_listing: Listing(AtomicU32::new(LISTING_ENTRIES_START)),
         }
@@ -119,6 +124,21 @@ impl<F: FileSystem> Shared<F> {
             .filter_map(Result::err)
         {
             tracing::warn!(error = %e, "a file could not be flushed before unmounting");
+        }
+    }
+}
+
+/// While it lives, a request changes the directory.
+struct Changing<F: FileSystem>(Arc<Shared<F>>, Inode);
+
+impl<F: FileSystem> Drop for Changing<F> {
+    fn drop(&mut self) {
+        let mut changing = lock(&self.0.changing);
+        if let Some(count) = changing.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                changing.remove(&self.1);
+            }
         }
     }
 }
@@ -196,6 +216,21 @@ impl<F: FileSystem> Adapter<F> {
         if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             drop(entered);
             self.0.runtime.spawn(task);
+        }
+    }
+
+    /// Work that changes a directory.
+    fn changing<T, W>(&self, directory: INodeNo, work: W) -> impl Future<Output = T> + use<T, W, F>
+    where
+        W: Future<Output = T>,
+    {
+        let directory = inode(directory);
+        *lock(&self.0.changing).entry(directory).or_insert(0) += 1;
+        let changing = Changing(self.0.clone(), directory);
+        async move {
+            let done = work.await;
+            drop(changing);
+            done
         }
     }
 
@@ -286,8 +321,9 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         }
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
+        // Not FUSE_AUTO_INVAL_DATA: it asks for attributes before each read, and drops the pages of each file that this
+        // mount wrote, since its mtime has changed. Pages go by generation at open, and by the master's push.
         for wanted in [
-            InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -307,12 +343,19 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.0.fs.clone(), bytes(name));
-        self.entry(
-            "lookup",
-            parent,
-            reply,
-            async move { fs.lookup(inode(parent), &name).await },
-        );
+        let Limits {
+            attr_ttl, entry_ttl, ..
+        } = self.0.limits;
+        let work = async move {
+            match fs.lookup(inode(parent), &name).await {
+                Ok(attr) => Ok(file_attr(&attr)),
+                Err(e) if e.errno() == Linux::NOENT.raw_os_error() && !entry_ttl.is_zero() => Ok(NO_SUCH_NAME),
+                Err(e) => Err(e),
+            }
+        };
+        self.run("lookup", parent, reply, work, move |reply, attr| {
+            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &attr, GENERATION);
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, _nlookup: u64) {
@@ -376,18 +419,28 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         reply: ReplyEntry,
     ) {
         let (fs, caller, name) = (self.0.fs.clone(), caller(req), bytes(name));
-        self.entry("mknod", parent, reply, async move {
-            let kind = kind_of(mode)?;
-            fs.make(caller, inode(parent), &name, kind, mode & 0o7777, rdev).await
-        });
+        self.entry(
+            "mknod",
+            parent,
+            reply,
+            self.changing(parent, async move {
+                let kind = kind_of(mode)?;
+                fs.make(caller, inode(parent), &name, kind, mode & 0o7777, rdev).await
+            }),
+        );
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let (fs, caller, name) = (self.0.fs.clone(), caller(req), bytes(name));
-        self.entry("mkdir", parent, reply, async move {
-            fs.make(caller, inode(parent), &name, FileKind::Directory, mode & 0o7777, 0)
-                .await
-        });
+        self.entry(
+            "mkdir",
+            parent,
+            reply,
+            self.changing(parent, async move {
+                fs.make(caller, inode(parent), &name, FileKind::Directory, mode & 0o7777, 0)
+                    .await
+            }),
+        );
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -396,7 +449,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             "unlink",
             parent,
             reply,
-            async move { fs.unlink(inode(parent), &name).await },
+            self.changing(parent, async move { fs.unlink(inode(parent), &name).await }),
         );
     }
 
@@ -406,15 +459,21 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             "rmdir",
             parent,
             reply,
-            async move { fs.rmdir(inode(parent), &name).await },
+            self.changing(parent, async move { fs.rmdir(inode(parent), &name).await }),
         );
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (fs, caller, name, target) = (self.0.fs.clone(), caller(req), bytes(name), bytes(target.as_os_str()));
-        self.entry("symlink", parent, reply, async move {
-            fs.symlink(caller, inode(parent), &name, target).await
-        });
+        self.entry(
+            "symlink",
+            parent,
+            reply,
+            self.changing(
+                parent,
+                async move { fs.symlink(caller, inode(parent), &name, target).await },
+            ),
+        );
     }
 
     fn rename(
@@ -428,25 +487,36 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         reply: ReplyEmpty,
     ) {
         let (fs, name, new_name) = (self.0.fs.clone(), bytes(name), bytes(new_name));
-        self.done("rename", parent, reply, async move {
-            let known = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
-            if !known.contains(flags) || flags == known {
-                return Err(Error::Invalid("flags of rename"));
-            }
-            let flags = cairn_client::RenameFlags {
-                no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
-                exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
-            };
-            fs.rename(inode(parent), &name, inode(new_parent), &new_name, flags)
-                .await
-        });
+        self.done(
+            "rename",
+            parent,
+            reply,
+            self.changing(
+                new_parent,
+                self.changing(parent, async move {
+                    let known = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
+                    if !known.contains(flags) || flags == known {
+                        return Err(Error::Invalid("flags of rename"));
+                    }
+                    let flags = cairn_client::RenameFlags {
+                        no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
+                        exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
+                    };
+                    fs.rename(inode(parent), &name, inode(new_parent), &new_name, flags)
+                        .await
+                }),
+            ),
+        );
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.0.fs.clone(), bytes(name));
-        self.entry("link", parent, reply, async move {
-            fs.link(inode(ino), inode(parent), &name).await
-        });
+        self.entry(
+            "link",
+            parent,
+            reply,
+            self.changing(parent, async move { fs.link(inode(ino), inode(parent), &name).await }),
+        );
     }
 
     fn create(
@@ -461,7 +531,9 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     ) {
         let (fs, caller, name) = (self.0.fs.clone(), caller(req), bytes(name));
         let exclusive = has(OpenFlags(flags), OFlags::EXCL);
-        let work = async move { fs.create(caller, inode(parent), &name, mode & 0o7777, exclusive).await };
+        let work = self.changing(parent, async move {
+            fs.create(caller, inode(parent), &name, mode & 0o7777, exclusive).await
+        });
         let shared = self.0.clone();
         self.run("create", parent, reply, work, move |reply, (attr, opened)| {
             let flags = fopen_flags(&opened, OpenFlags(flags));
@@ -626,14 +698,14 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     ) {
         let (fs, name, value) = (self.0.fs.clone(), bytes(name), Bytes::copy_from_slice(value));
         self.done("setxattr", ino, reply, async move {
-            use rustix::fs::XattrFlags as Linux;
+            use rustix::fs::XattrFlags as Flags;
             let flags = u32::try_from(flags)
                 .ok()
-                .and_then(Linux::from_bits)
+                .and_then(Flags::from_bits)
                 .ok_or(Error::Invalid("flags"))?;
             let flags = XattrFlags {
-                create: flags.contains(Linux::CREATE),
-                replace: flags.contains(Linux::REPLACE),
+                create: flags.contains(Flags::CREATE),
+                replace: flags.contains(Flags::REPLACE),
             };
             fs.setxattr(inode(ino), &name, value, flags).await
         });
@@ -780,166 +852,9 @@ impl<F: FileSystem> Adapter<F> {
     }
 }
 
-/// What others changed leaves the kernel's caches, in order, from a thread of its own: sent from inside a request it
-/// would wait for pages that the request holds. Ends with the file system's pushes.
-pub(crate) async fn invalidate<F: FileSystem>(shared: Arc<Shared<F>>, notifier: Notifier) {
-    let Some(mut pushes) = shared.fs.invalidations() else {
-        return;
-    };
-    while let Some(push) = pushes.recv().await {
-        tell_kernel(&shared, &notifier, push.what().clone()).await;
-        push.done();
-    }
-}
-
-#[allow(clippy::disallowed_methods)] // blocks on the kernel's locks, which no simulation has
-async fn tell_kernel<F: FileSystem>(shared: &Arc<Shared<F>>, notifier: &Notifier, what: Invalidated) {
-    let (shared, notifier) = (shared.clone(), notifier.clone());
-    let told = shared.runtime.clone().spawn_blocking(move || {
-        let inode = |ino: Inode, data: bool| {
-            if data {
-                shared.fs.forget(ino);
-            }
-            // a negative offset leaves the pages and takes the attributes
-            notifier.inval_inode(INodeNo(ino.0), if data { 0 } else { -1 }, 0)
-        };
-        match what {
-            Invalidated::Inode { ino, data } => inode(ino, data),
-            Invalidated::Entry { parent, name } => {
-                // takes the directory's lock, for which a request of ours may wait: names that the kernel does not
-                // keep need no telling
-                if shared.limits.entry_ttl.is_zero() {
-                    inode(parent, false)
-                } else {
-                    notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(&name))
-                }
-            }
-            Invalidated::Everything => shared.fs.cached().into_iter().try_for_each(|ino| inode(ino, true)),
-        }
-    });
-    match told.await {
-        Ok(Ok(())) => {}
-        // the mount is gone, or going
-        Ok(Err(e)) => tracing::debug!(error = %e, "the kernel took no invalidation"),
-        Err(e) => tracing::error!(error = %e, "invalidating the kernel's caches panicked"),
-    }
-}
-
-fn inode(ino: INodeNo) -> Inode {
-    Inode(ino.0)
-}
-
-fn bytes(name: &OsStr) -> Bytes {
-    Bytes::copy_from_slice(name.as_bytes())
-}
-
-fn caller(req: &Request) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-    }
-}
-
-fn has(flags: OpenFlags, wanted: OFlags) -> bool {
-    OFlags::from_bits_retain(flags.0 as u32).contains(wanted)
-}
-
-fn fopen_flags<H>(opened: &Opened<H>, flags: OpenFlags) -> FopenFlags {
-    let mut fopen = FopenFlags::empty();
-    fopen.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-    // nothing to flush, and close(2) need not wait
-    fopen.set(FopenFlags::FOPEN_NOFLUSH, flags.acc_mode() == OpenAccMode::O_RDONLY);
-    fopen
-}
-
-fn file_type(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::Regular => FileType::RegularFile,
-        FileKind::Directory => FileType::Directory,
-        FileKind::Symlink => FileType::Symlink,
-        FileKind::Fifo => FileType::NamedPipe,
-        FileKind::Socket => FileType::Socket,
-        FileKind::CharacterDevice => FileType::CharDevice,
-        FileKind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-/// Of mknod(2)'s mode; no type means a regular file.
-fn kind_of(mode: u32) -> Result<FileKind> {
-    use rustix::fs::FileType as Linux;
-    Ok(match Linux::from_raw_mode(mode) {
-        Linux::RegularFile => FileKind::Regular,
-        Linux::Fifo => FileKind::Fifo,
-        Linux::Socket => FileKind::Socket,
-        Linux::CharacterDevice => FileKind::CharacterDevice,
-        Linux::BlockDevice => FileKind::BlockDevice,
-        Linux::Unknown if mode & 0o170_000 == 0 => FileKind::Regular,
-        _ => return Err(Error::Invalid("the type of file")),
-    })
-}
-
-fn file_attr(a: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(a.ino.0),
-        size: a.size,
-        blocks: a.allocated_bytes.div_ceil(512),
-        atime: system_time(a.atime_ns),
-        mtime: system_time(a.mtime_ns),
-        ctime: system_time(a.ctime_ns),
-        crtime: system_time(a.btime_ns),
-        kind: file_type(a.kind),
-        perm: (a.mode & 0o7777) as u16,
-        nlink: a.nlink,
-        uid: a.uid,
-        gid: a.gid,
-        rdev: a.rdev,
-        blksize: ADVISED_BYTES,
-        flags: 0,
-    }
-}
-
-fn system_time(ns: i64) -> SystemTime {
-    let distance = Duration::from_nanos(ns.unsigned_abs());
-    if ns < 0 {
-        UNIX_EPOCH - distance
-    } else {
-        UNIX_EPOCH + distance
-    }
-}
-
-fn set_time(time: TimeOrNow) -> SetTime {
-    match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(nanoseconds(time)),
-    }
-}
-
-/// The time that the kernel sent. Before 1970 fuser subtracts the nanoseconds that belong on top of the seconds
-/// (-2 s + 0.5 s becomes -2.5 s): taken back here.
-fn nanoseconds(time: SystemTime) -> i64 {
-    let ns = match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => after.as_nanos() as i128,
-        Err(before) => {
-            let before = before.duration();
-            -(i128::from(before.as_secs()) * 1_000_000_000) + i128::from(before.subsec_nanos())
-        }
-    };
-    i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_before_1970_survive_fusers_conversion() {
-        // the kernel's {-2, 500_000_000} is 1.5 s before 1970; fuser makes 2.5 s before of it
-        let from_fuser = UNIX_EPOCH - Duration::new(2, 500_000_000);
-        assert_eq!(nanoseconds(from_fuser), -1_500_000_000);
-        assert_eq!(nanoseconds(UNIX_EPOCH - Duration::from_secs(3)), -3_000_000_000);
-        assert_eq!(nanoseconds(UNIX_EPOCH + Duration::new(1, 5)), 1_000_000_005);
-        assert_eq!(system_time(-1_500_000_000), UNIX_EPOCH - Duration::from_millis(1500));
-    }
 
     #[test]
     fn listings_learn_what_fits() {

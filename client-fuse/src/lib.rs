@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * `filesystem` is what a file system is here: POSIX's words, no FUSE. `fs` implements it over the client library.
-//! * `fuse` is the only file that names the `fuser` crate: it turns requests into calls, hands them to the tokio
+//! * `fuse` is the only module that names the `fuser` crate: it turns requests into calls, hands them to the tokio
 //!   runtime, and answers each within `mount.timeout`. INTERRUPT gets ENOSYS from fuser, so a request without an end
 //!   would leave a process that not even SIGKILL ends.
 //! * `mount` starts and ends a mount; `preflight` looks at the machine first and says what to do when it is not fit;

@@ -22,6 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// What others change is pushed; this bounds how long the kernel answers by itself while the master is out of reach.
+const CACHE_TTL_DEFAULT: Duration = Duration::from_secs(1);
 const UNMOUNT_WAIT_DEFAULT: Duration = Duration::from_secs(10);
 const UNMOUNT_RETRY: Duration = Duration::from_millis(100);
 const THREADS_MIN: usize = 2;
@@ -120,8 +122,8 @@ impl Mount {
 
         let limits = Limits {
             timeout: options.timeout.unwrap_or(TIMEOUT_DEFAULT),
-            attr_ttl: options.attr_timeout.unwrap_or(Duration::ZERO),
-            entry_ttl: options.entry_timeout.unwrap_or(Duration::ZERO),
+            attr_ttl: options.attr_timeout.unwrap_or(CACHE_TTL_DEFAULT),
+            entry_ttl: options.entry_timeout.unwrap_or(CACHE_TTL_DEFAULT),
         };
         let shared = Arc::new(Shared::new(fs, runtime.clone(), limits));
         let weak = Arc::downgrade(&shared);

@@ -117,19 +117,19 @@ fn probe(path: &Path) -> Probe {
     let path = path.to_owned();
     // stat(2) of a mount that hangs cannot be interrupted: a thread of its own is left behind then
     std::thread::spawn(move || {
-        let found = std::fs::metadata(&path).map(|m| m.is_dir());
+        use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+        // not from the kernel's cache, which outlives the process that filled it
+        let found = statx(CWD, &path, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE);
+        let found = found.map(|s| FileType::from_raw_mode(s.stx_mode.into()) == FileType::Directory);
         // nobody listens any more after the timeout
         let _ = answer.send(found);
     });
     match asked.recv_timeout(PROBE_TIMEOUT) {
         Ok(Ok(true)) => Probe::Directory,
         Ok(Ok(false)) => Probe::Other,
-        Ok(Err(e)) => match e.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOENT) => Probe::Missing,
-            Some(Errno::NOTCONN | Errno::CONNABORTED) => Probe::Dead,
-            Some(e) => Probe::Failed(e.raw_os_error()),
-            None => Probe::Failed(Errno::IO.raw_os_error()),
-        },
+        Ok(Err(Errno::NOENT)) => Probe::Missing,
+        Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)) => Probe::Dead,
+        Ok(Err(e)) => Probe::Failed(e.raw_os_error()),
         Err(_) => Probe::Hangs,
     }
 }

@@ -418,6 +418,36 @@ fn names_made_and_removed_on_one_mount_are_so_on_the_other() {
     }
 }
 
+/// Each change waits until the other mount has forgotten the name, under a lock that the other's own change holds.
+#[test]
+fn two_mounts_that_change_one_directory_do_not_wait_for_each_other() {
+    let Some(place) = Place::new("contended") else { return };
+    let before = std::time::Instant::now();
+    let threads: Vec<_> = [place.path(), place.other()]
+        .into_iter()
+        .enumerate()
+        .map(|(n, d)| {
+            std::thread::spawn(move || {
+                for round in 0..40 {
+                    let path = d.join(format!("{n} {round}"));
+                    fs::create_dir(&path).unwrap();
+                    fs::rename(&path, d.join("moved").with_extension(n.to_string())).unwrap();
+                    fs::remove_dir(d.join("moved").with_extension(n.to_string())).unwrap();
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert!(
+        before.elapsed().as_secs() < 40,
+        "240 changes took {:?}",
+        before.elapsed()
+    );
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn a_file_removed_by_another_mount_stays_readable_here() {
     let Some(place) = Place::new("removed_there") else {
@@ -454,6 +484,13 @@ fn pages_are_kept_across_opens_until_the_contents_change() {
         fs::write(&there, pattern(1, LEN)).unwrap();
         drop(File::open(&here).unwrap());
         assert!(resident() < LEN, "an open of what has changed drops them");
+        fs::write(&here, pattern(2, LEN)).unwrap();
+        fs::metadata(&here).unwrap();
+        assert!(resident() >= LEN, "what this mount wrote stays: {}", resident());
+        let file = read_write(&there);
+        file.write_all_at(b"theirs", 0).unwrap();
+        drop(file);
+        assert!(resident() < LEN, "until another one changes it");
     }
     assert!(fs::read(&here).unwrap() == fs::read(&there).unwrap());
 }

@@ -165,6 +165,29 @@ fn writes_and_cuts_by_the_unprivileged_take_setuid_and_setgid_away() {
 }
 
 #[test]
+fn a_setuid_bit_that_another_mount_gave_goes_with_the_next_write() {
+    let Some(place) = Place::new("remote_suid") else { return };
+    if !users() {
+        return;
+    }
+    let path = place.path().join("program");
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
+    let d = place.path();
+    let writer = std::thread::spawn(move || {
+        let script = "exec 3>>program; : > opened; while [ ! -e given ]; do sleep 0.05; done; echo x >&3";
+        as_user(&d, ALICE, script)
+    });
+    while !place.other().join("opened").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    fs::set_permissions(place.other().join("program"), PermissionsExt::from_mode(0o6777)).unwrap();
+    fs::write(place.other().join("given"), "").unwrap();
+    assert_eq!(writer.join().unwrap(), "ok");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
+}
+
+#[test]
 fn the_umask_is_honoured() {
     let Some(place) = Place::new("umask") else { return };
     place.same(|d| {
