@@ -280,21 +280,29 @@ impl Chunk {
     /// `TooManyFiles`. After `NoSpace` length and table are as before; bytes below the old length that were to be
     /// overwritten may be old or new.
     pub fn write(&self, at: At, offset: u64, data: &[u8], crcs: &[u32]) -> Result<u64> {
-        let handle = self.handle();
-        let len = data.len() as u64;
-        let fits = offset.checked_add(len).is_some_and(|end| end <= CHUNK_SIZE_BYTES);
-        if !fits || block_pieces(offset, len).count() != crcs.len() {
-            return Err(bad_range(offset, len, crcs.len()));
-        }
-        let wrong = block_pieces(offset, len)
+        check_range(offset, data, crcs)?;
+        let wrong = block_pieces(offset, data.len() as u64)
             .zip(crcs)
             .position(|((piece_at, piece_len), expected)| {
                 let from = (piece_at - offset) as usize;
                 crc::crc(&data[from..from + piece_len as usize]) != *expected
             });
         if let Some(piece) = wrong {
+            let handle = self.handle();
             return Err(StoreError::BadPiece { handle, piece });
         }
+        self.write_checked(at, offset, data, crcs)
+    }
+
+    /// [`Chunk::write`] of bytes that the caller has just compared with these checksums: they are not hashed again. A
+    /// checksum that is wrong after all makes the block corrupt from the start.
+    ///
+    /// # Errors
+    /// As [`Chunk::write`], but `BadPiece`.
+    pub fn write_checked(&self, at: At, offset: u64, data: &[u8], crcs: &[u32]) -> Result<u64> {
+        check_range(offset, data, crcs)?;
+        let handle = self.handle();
+        let len = data.len() as u64;
         self.disk.writable()?;
         let mut core = self.disk.write_core(&self.slot)?;
         self.expect(&core, at)?;
@@ -932,6 +940,15 @@ fn block_index_down(end: u64, length: u64) -> u32 {
     } else {
         (end / BLOCK_SIZE_BYTES) as u32
     }
+}
+
+fn check_range(offset: u64, data: &[u8], crcs: &[u32]) -> Result<()> {
+    let len = data.len() as u64;
+    let fits = offset.checked_add(len).is_some_and(|end| end <= CHUNK_SIZE_BYTES);
+    if !fits || block_pieces(offset, len).count() != crcs.len() {
+        return Err(bad_range(offset, len, crcs.len()));
+    }
+    Ok(())
 }
 
 fn bad_range(offset: u64, len: u64, checksums: usize) -> StoreError {

@@ -359,3 +359,45 @@ impl DirtyLog {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_io::sim::{SimDisk, Trace};
+
+    /// A record that was durable and is gone means damage; one that was the last to be written may never have been.
+    #[test]
+    fn a_gap_is_damage_and_a_torn_end_is_not() {
+        let boot = Uuid::from_u128(1);
+        for (broken, lost) in [
+            (None, false),
+            (Some(1), true),
+            (Some(2), true),
+            (Some(3), false),
+            (Some(0), true),
+        ] {
+            let disk = SimDisk::new("disk", Trace::default());
+            create(&disk).unwrap();
+            let file = disk.open(Path::new(DIRTY_FILE)).unwrap();
+            let contents = read(&*file, boot).unwrap();
+            assert!(contents.dirty.is_empty() && !contents.lost);
+            let log = DirtyLog::new(file.clone(), boot, &contents, BTreeMap::new());
+            log.begin().unwrap();
+            for n in 1..=3 {
+                log.record(ChunkHandle(n), 10 * n).unwrap();
+            }
+            assert_eq!(log.mark_base(), 30);
+            let area = contents.generation.wrapping_add(1) % 2 * AREA_BYTES as u64;
+            if let Some(slot) = broken {
+                assert!(disk.flip(DIRTY_FILE, (area + slot * RECORD_BYTES as u64 + 33) * 8));
+            }
+            let found = read(&*file, boot).unwrap();
+            assert_eq!(found.lost, lost, "{broken:?}");
+            if let Some(slot @ 1..) = broken {
+                assert!(!found.dirty.contains_key(&ChunkHandle(slot)));
+            } else if broken.is_none() {
+                assert_eq!(found.dirty.get(&ChunkHandle(2)), Some(&Dirty { mark: 20, boot }));
+            }
+        }
+    }
+}

@@ -486,8 +486,3 @@ fn threads_share_a_real_disk() {
     assert_eq!(store.chunk_count(), threads as usize + 1);
     assert_eq!(read_all(&store.chunk(ChunkHandle(100)).unwrap(), AT).unwrap(), expected);
 }
-
-#[test]
-fn versions_order_as_the_floor_needs() {
-    assert!(Version::ZERO < V1 && V1 < V2 && V2 < V3);
-}
