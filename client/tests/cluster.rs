@@ -1,4 +1,11 @@
 //! The client against the real master and chunkservers, in one process, over real sockets and disks.
+// helpers of tests are tests too: they panic, and touch the real world
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)]
 use bytes::Bytes;
 use cairn_chunkserver::{Chunkserver, ChunkserverConfig};
 use cairn_client::{Admin, Client, ClientConfig, Create, File, OpenMode};

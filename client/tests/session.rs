@@ -1,4 +1,11 @@
 //! Calls to the master: each applied once, answered within a deadline, by a session that outlives its connections.
+// helpers of tests are tests too: they panic, and touch the real world
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)]
 mod fake;
 
 use cairn_client::{Client, Create, Error, Invalidated, OpenMode, errno};

@@ -1,4 +1,11 @@
 //! Writes reach every replica in order, across any one failure, or their file says so for ever after.
+// helpers of tests are tests too: they panic, and touch the real world
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types
+)]
 mod fake;
 
 use bytes::Bytes;
