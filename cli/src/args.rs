@@ -565,7 +565,7 @@ pub struct Chown {
     #[arg(short = 'R', long)]
     pub recursive: bool,
     /// Symbolic links themselves
-    #[arg(short = 'h', long)]
+    #[arg(long)]
     pub no_dereference: bool,
 }
 

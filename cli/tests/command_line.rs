@@ -1,5 +1,5 @@
 //! The command line and the configuration, as a user meets them, without a cluster.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 

@@ -1,5 +1,5 @@
 //! Every file verb against a cluster.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 mod common;
 use common::{Cluster, bytes, signal};
 use std::io::{BufRead, BufReader};
@@ -542,7 +542,7 @@ fn a_checkpoint_of_the_namespace_is_saved_and_loaded_elsewhere() {
         }
     };
     let said = c.ok(&["admin", "checkpoint", "load", "names.ckpt", "--master", &address]);
-    assert!(said.contains("loaded 1 file with 1 chunk"), "{said}");
+    assert!(said.contains("loaded 4 inodes with 1 chunk"), "{said}");
     assert_eq!(
         c.ok(&["find", "/", "--master", &address]),
         "/\n/some\n/some/where\n/some/where/f\n"

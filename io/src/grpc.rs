@@ -1,14 +1,17 @@
 //! gRPC over a [`Net`], real or simulated.
-use crate::{BoxStream, Listener, Net};
+use crate::{BoxStream, Clock, Listener, Net};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::body::Body;
+use tonic::codegen::http::{HeaderValue, Response, header};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tower::util::MapResponseLayer;
 
 /// Connects to the gRPC server at `address` (`host:port`) within `deadline`.
 ///
@@ -46,6 +49,19 @@ pub fn incoming(listener: Box<dyn Listener>) -> impl futures::Stream<Item = io::
     futures::stream::unfold(listener, |listener| async move {
         let connection = listener.accept().await.map(|(stream, _)| Incoming(stream));
         Some((connection, listener))
+    })
+}
+
+/// A layer for tonic's server that dates responses by `clock`; hyper would do so by the machine's own, which in a
+/// simulation makes every run another one.
+pub fn dated(clock: Arc<dyn Clock>) -> MapResponseLayer<impl Fn(Response<Body>) -> Response<Body> + Clone> {
+    MapResponseLayer::new(move |mut response: Response<Body>| {
+        let wall = Duration::from_nanos(clock.wall().try_into().unwrap_or(0));
+        let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + wall);
+        if let Ok(date) = HeaderValue::try_from(date) {
+            response.headers_mut().insert(header::DATE, date);
+        }
+        response
     })
 }
 

@@ -273,7 +273,7 @@ async fn load(admin: &Admin, file: &Path, out: Out<'_>) -> Result<()> {
     writeln!(
         out,
         "loaded {} with {}",
-        count(answer.files, "file"),
+        count(answer.files, "inode"),
         count(answer.chunks, "chunk")
     )?;
     Ok(())
