@@ -16,6 +16,8 @@ use std::time::Duration;
 pub const PIECE_BYTES: usize = 1 << 20;
 /// Reads of one file under way at a time.
 const READS_AHEAD: usize = 4;
+/// What to do when the master does not answer; where it is said to be is in the error itself.
+pub const NO_MASTER: &str = "a cluster on this machine is started with `cairn up`";
 /// What a command waits for the last words with the master.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -31,10 +33,9 @@ impl Remote {
         let env = Env::real();
         let settings = crate::settings::client(config, purpose);
         let master = settings.master.clone();
-        let client = Client::connect(settings, env.clone()).await.map_err(|e| {
-            Failure::new(format_args!("master {master}"), e)
-                .next("start a cluster with `cairn up`, or say where its master is with --master or CAIRN_MASTER")
-        })?;
+        let client = Client::connect(settings, env.clone())
+            .await
+            .map_err(|e| Failure::new("", e).next(NO_MASTER))?;
         Ok(Self { client, env, master })
     }
 

@@ -6,6 +6,7 @@ use super::Signals;
 use crate::args::Mount as Options;
 use crate::config::{Config, Span};
 use crate::failure::{Failure, Result, plain};
+use crate::remote::NO_MASTER;
 use crate::settings;
 use cairn_client::Client;
 use cairn_fuse::{Ended, Mount, MountConfig, MountOptions, Unmounted};
@@ -46,10 +47,9 @@ pub async fn connect(config: &Config) -> Result<Client> {
         timeout: whole.saturating_sub(LIBRARY_BEFORE_MOUNT).max(whole / 2),
         ..settings::client(config, "cairn mount")
     };
-    let master = settings.master.clone();
-    Client::connect(settings, Env::real()).await.map_err(|e| {
-        Failure::new(format_args!("master {master}"), e).next("say where the master is with --master or CAIRN_MASTER")
-    })
+    Client::connect(settings, Env::real())
+        .await
+        .map_err(|e| Failure::new("", e).next(NO_MASTER))
 }
 
 /// Mounts at `directory`, made if missing.

@@ -4,6 +4,7 @@ use crate::args::{Admin as Verb, Checkpoint};
 use crate::config::Config;
 use crate::failure::{Failure, Result, plain};
 use crate::output::{count, human_bytes, human_duration, json, table, time};
+use crate::remote::NO_MASTER;
 use cairn_client::Admin;
 use cairn_io::Env;
 use cairn_proto::admin::{Health, Server, StatusAnswer};
@@ -23,10 +24,9 @@ const CHECKPOINT_PIECE_BYTES: usize = 1 << 20;
 
 pub async fn admin(config: &Config, verb: &Verb, out: Out<'_>) -> Result<()> {
     let address = config.client.master.as_str();
-    let admin = Admin::connect(address, Env::real()).await.map_err(|e| {
-        Failure::new(format_args!("master {address}"), e)
-            .next("start a cluster with `cairn up`, or say where its master is with --master or CAIRN_MASTER")
-    })?;
+    let admin = Admin::connect(address, Env::real())
+        .await
+        .map_err(|e| Failure::new("", e).next(NO_MASTER))?;
     match verb {
         Verb::Status { json, .. } => status(&admin, *json, out).await,
         Verb::Scrub { wait, .. } => scrub(&admin, *wait, out).await,
