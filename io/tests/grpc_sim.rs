@@ -19,7 +19,9 @@ async fn serve(env: Env) -> turmoil::Result {
     let listener = env.net.bind(([0, 0, 0, 0], PORT).into()).await?;
     let (reporter, service) = tonic_health::server::health_reporter();
     reporter.set_service_status("cairn", ServingStatus::Serving).await;
-    let server = tonic::transport::Server::builder().add_service(service);
+    let server = tonic::transport::Server::builder()
+        .layer(grpc::dated(env.clock.clone()))
+        .add_service(service);
     server.serve_with_incoming(grpc::incoming(listener)).await?;
     Ok(())
 }
