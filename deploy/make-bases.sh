@@ -5,15 +5,20 @@
 # What the machine itself uses is copied in at run time: its apt sources and keys, its CA bundle, its cargo settings and
 # its Rust toolchain. The result therefore works inside `docker build` wherever it works outside.
 #
-#   sudo deploy/make-bases.sh            both images, unless they are there
-#   sudo deploy/make-bases.sh --force    anew
+#   sudo deploy/make-bases.sh              both images, unless they are there
+#   sudo deploy/make-bases.sh --runtime    only the one of the runtime stage, for Dockerfile.prebuilt
+#   sudo deploy/make-bases.sh --force      both, anew
 #
 # Needs root, docker, debootstrap (installed by apt-get if missing) and, for the build base, rustc.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 suite=bookworm
-force=${1:-}
+mode=${1:-}
+case $mode in
+    '' | --runtime | --force) ;;
+    *) echo "make-bases: unknown option $mode; --runtime or --force" >&2; exit 2 ;;
+esac
 
 # The names that the Dockerfile uses, so that the two can't disagree.
 build_base=$(awk '$1 == "FROM" && $2 ~ /^rust:/ { print $2; exit }' "$here/Dockerfile")
@@ -21,8 +26,8 @@ runtime_base=$(awk '$1 == "FROM" && $2 ~ /^debian:/ { print $2; exit }' "$here/D
 [ -n "$build_base" ] && [ -n "$runtime_base" ] || { echo "make-bases: no FROM rust:/debian: in $here/Dockerfile" >&2; exit 1; }
 
 have() { docker image inspect "$1" >/dev/null 2>&1; }
-if [ "$force" != --force ] && have "$build_base" && have "$runtime_base"; then
-    echo "make-bases: $build_base and $runtime_base are there"
+if [ "$mode" != --force ] && have "$runtime_base" && { [ "$mode" = --runtime ] || have "$build_base"; }; then
+    echo "make-bases: nothing to do"
     exit 0
 fi
 [ "$(id -u)" = 0 ] || { echo "make-bases: debootstrap needs root: run it with sudo" >&2; exit 1; }
@@ -52,6 +57,7 @@ cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.cr
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 
 tar -C "$root" -c . | docker import --change 'CMD ["bash"]' - "$runtime_base"
+[ "$mode" != --runtime ] || { echo "make-bases: made $runtime_base"; exit 0; }
 
 # The build base: a C compiler for the few crates that build C code, and this machine's toolchain at the places where
 # the official image has it.

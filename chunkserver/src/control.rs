@@ -115,7 +115,8 @@ impl Control {
             if said == last {
                 tracing::debug!(master, "not registered: {said}");
             } else if e.lasting() {
-                tracing::error!(master, "the master does not take this server: {said}");
+                let disks = self.disks.paths(&core.store);
+                tracing::error!(master, disks, "the master does not take this server: {said}");
             } else {
                 tracing::warn!(master, "not registered, trying again: {said}");
             }

@@ -32,7 +32,7 @@ impl Output {
 }
 
 /// Runs a program to its end with `stdin`; killed after `deadline`.
-pub(crate) fn run<S: AsRef<OsStr>>(
+pub fn run<S: AsRef<OsStr>>(
     program: &Path,
     args: &[S],
     env: &[(&str, String)],

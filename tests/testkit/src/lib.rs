@@ -20,13 +20,15 @@ mod mount;
 mod port;
 mod process;
 mod proxy;
+mod skip;
 mod wait;
 
 pub use chunk_file::{ChunkFile, Fault, State, check_chunks, chunk_files, compare, flip_bit};
 pub use cluster::{Builder, Cluster};
-pub use command::Output;
+pub use command::{Output, run};
 pub use mount::Mount;
 pub use port::Port;
 pub use process::Process;
 pub use proxy::Proxy;
+pub use skip::skip;
 pub use wait::wait_until;
