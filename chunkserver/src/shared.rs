@@ -148,7 +148,7 @@ impl Core {
         let find = move || match disk.chunk(key.handle) {
             // the fence has raised the floor; without it the order is of a version that was never fenced here
             Err(StoreError::NotFound { .. }) if disk.floor() >= version => {
-                let chunk = disk.create(key.handle, version, State::Joining, &meta())?;
+                let chunk = disk.create(key.handle, version, State::Fenced, &meta())?;
                 chunk.fence(version)?;
                 Ok(chunk)
             }

@@ -301,6 +301,8 @@ pub struct Location {
     pub index: u32,
     /// The last version that was installed from a suspect source (protocol R3, R12).
     pub from_suspect: Option<Version>,
+    /// No commit has named it since it was created: a member may have no replica yet (protocol R10).
+    pub granted: bool,
 }
 
 impl TryFrom<common::Location> for Location {
@@ -313,6 +315,7 @@ impl TryFrom<common::Location> for Location {
             inode: Inode(l.inode),
             index: l.index,
             from_suspect: l.from_suspect.map(Version::from),
+            granted: l.granted,
         })
     }
 }

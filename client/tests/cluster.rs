@@ -264,6 +264,71 @@ async fn a_file_that_was_only_extended_reads_as_zeros() {
     cluster.stop().await;
 }
 
+/// As many programs lay out a file: create, extend, close, and write through another open. What its creation granted
+/// has reached no replica by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_files_created_extended_and_opened_again_are_written() {
+    let cluster = Cluster::start(3).await;
+    let (creator, other) = (cluster.client().await, cluster.client().await);
+    let write = |n: u64| {
+        let (creator, other) = (creator.clone(), other.clone());
+        async move {
+            let file = create(&creator, &format!("f{n}")).await;
+            file.truncate(CHUNK_SIZE_BYTES).await.unwrap();
+            let ino = file.inode();
+            file.close().await.unwrap();
+            let granted = other.locations(ino, 0, 1).await.unwrap().remove(0);
+            let client = if n.is_multiple_of(2) { &creator } else { &other };
+            let file = client.open(ino, OpenMode::READ_WRITE).await.unwrap();
+            file.write_at(4096, pattern(n, 5000)).await.unwrap();
+            file.fsync().await.unwrap();
+            let written = other.locations(ino, 0, 1).await.unwrap().remove(0);
+            assert_eq!(written.version, granted.version, "the grant was still good");
+            assert_eq!(file.read_at(4096, 5000).await.unwrap(), pattern(n, 5000));
+            let mut whole = vec![0; 10_000];
+            whole[4096..9096].copy_from_slice(&pattern(n, 5000));
+            assert_replicas(&other, ino, &whole[..9096], 3).await;
+        }
+    };
+    futures::future::join_all((0..8).map(write)).await;
+    cluster.stop().await;
+}
+
+/// Fencing a chunk that is nowhere yet raises the floors of its disks above every grant that is out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r10_a_grant_that_is_refused_is_given_anew() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let mut files = Vec::new();
+    for n in 0..8 {
+        let file = create(&client, &format!("f{n}")).await;
+        file.truncate(CHUNK_SIZE_BYTES).await.unwrap();
+        files.push(file);
+    }
+    let fenced = create(&client, "fenced").await;
+    fenced.truncate(CHUNK_SIZE_BYTES).await.unwrap();
+    // within its chunk: a reconfiguration (R13)
+    fenced.truncate(1000).await.unwrap();
+    let write = |(n, file): (usize, &File)| {
+        let file = file.clone();
+        async move {
+            file.write_at(0, pattern(n as u64, 100_000)).await.unwrap();
+            file.fsync().await.unwrap();
+            assert_eq!(file.read_at(0, 100_000).await.unwrap(), pattern(n as u64, 100_000));
+        }
+    };
+    futures::future::join_all(files.iter().enumerate().map(write)).await;
+    let version = |file: &File| {
+        let (client, ino) = (client.clone(), file.inode());
+        async move { client.locations(ino, 0, 1).await.unwrap().remove(0).version }
+    };
+    assert!(
+        version(&files[0]).await > version(&fenced).await,
+        "the grant was still good: the test shows nothing"
+    );
+    cluster.stop().await;
+}
+
 /// The master's push: an open file follows another client's truncation and growth.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_file_follows_another_clients_changes() {

@@ -340,7 +340,7 @@ impl Core {
         let known = world.servers.replica(disk, chunk.handle);
         let state = match known {
             _ if !up => "down",
-            None if chunk.granted => "unwritten",
+            None if chunk.granted && !chunk.committed => "unwritten",
             None => "missing",
             Some(r) if r.damaged => "damaged",
             Some(r) if r.version < chunk.version => "stale",

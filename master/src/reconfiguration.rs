@@ -11,7 +11,6 @@ use cairn_metadata::reconfigure::{Done, Event, Failure, Member, Order, Patience,
 use cairn_metadata::{ChunkInfo, Command, FsError, Install, Op, Outcome, Reply, SetAttr};
 use cairn_proto::chunkserver::{self as wire, ReplicaState, order};
 use cairn_proto::common;
-use cairn_types::layout::CHUNK_SIZE_BYTES;
 use cairn_types::{ChunkHandle, DiskId, ServerId, SessionId, Version};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -161,6 +160,7 @@ impl Core {
             version: world.draw_version(),
             logged: chunk.version,
             granted: chunk.granted,
+            committed: chunk.committed,
             members,
             joining,
             leaving: wish.leaving.clone(),
@@ -440,44 +440,6 @@ impl Core {
         self.nudge.notify_one();
     }
 
-    /// A chunk that was granted, that no committed byte lies in, and of which no replica can be told to have been
-    /// empty (the grant was lost with the power of all its servers, say): the file is better off without it, since its
-    /// next write can be granted anew. Only where the chunks behind it are like it.
-    fn drop_never_written(&self, world: &mut World, handle: ChunkHandle) -> bool {
-        let Some(chunk) = world.state.chunk(handle) else {
-            return false;
-        };
-        let Ok((attr, behind)) = world.state.locate(chunk.inode, chunk.index, u32::MAX) else {
-            return false;
-        };
-        let absent = |c: &ChunkInfo| {
-            c.granted
-                && c.members.iter().all(|disk| {
-                    let server = world.servers.server_of(*disk).and_then(|s| world.servers.get(s));
-                    let reported = server.is_some_and(|s| s.reported && s.connection.is_some());
-                    reported && world.servers.replica(*disk, c.handle).is_none()
-                })
-        };
-        let whole = attr.size.div_ceil(CHUNK_SIZE_BYTES);
-        if whole != u64::from(chunk.index) || !behind.iter().all(absent) {
-            return false;
-        }
-        tracing::warn!(chunk = %handle, inode = %chunk.inode, "a chunk that was never written is dropped; its next write is granted anew");
-        let set = SetAttr {
-            size: Some(attr.size),
-            ..SetAttr::default()
-        };
-        let op = Op::SetAttr {
-            inode: chunk.inode,
-            set,
-        };
-        let command = Command::Internal {
-            at_ns: self.env.clock.wall(),
-            op,
-        };
-        self.push(command, Then::Nobody).is_ok()
-    }
-
     fn failed(&self, world: &mut World, handle: ChunkHandle, failure: Failure) {
         let Some(active) = world.reconfigurations.active.remove(&handle) else {
             return;
@@ -488,10 +450,6 @@ impl Core {
         }
         if !matches!(failure, Failure::Overtaken) {
             world.reconfigurations.failures.insert(handle, failure.to_string());
-        }
-        if matches!(failure, Failure::NoSource) && self.drop_never_written(world, handle) {
-            end(active, Ended::Failed("no replica of it was ever written".into()));
-            return;
         }
         if active.wish.adopt_length {
             // the length is still to be taken from what the writer left

@@ -271,14 +271,14 @@ impl Core {
         !first.is_empty() && everywhere.is_empty()
     }
 
-    /// Remembers since when a granted chunk has replicas on some of its members only.
+    /// Remembers since when a granted chunk has replicas on some of its members only, or on none though it was written.
     fn note_partial(&self, world: &mut World, chunk: &ChunkInfo, now: Duration) {
         let there = chunk
             .members
             .iter()
             .filter(|d| world.servers.replica(**d, chunk.handle).is_some())
             .count();
-        if chunk.granted && there > 0 && there < chunk.members.len() {
+        if chunk.granted && (there > 0 || chunk.committed) && there < chunk.members.len() {
             world.repair.partial.entry(chunk.handle).or_insert(now);
         } else {
             world.repair.partial.remove(&chunk.handle);

@@ -22,6 +22,8 @@ pub struct ChunkInfo {
     pub references: u32,
     /// The version is the one of the record that created the chunk: its replicas may not exist yet (protocol R10).
     pub granted: bool,
+    /// A commit has named it: every member has had a replica.
+    pub committed: bool,
     /// The last version that was installed from a suspect source, if one was (protocol R3, R12).
     pub from_suspect: Option<Version>,
 }
@@ -36,6 +38,7 @@ pub(crate) struct Chunk {
     pub references: u32,
     pub members: Members,
     pub granted: bool,
+    pub committed: bool,
     /// The state's side table has the version.
     pub from_suspect: bool,
 }

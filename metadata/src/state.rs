@@ -113,6 +113,7 @@ impl State {
             goal: if goal == 0 { self.header.default_goal } else { goal },
             references: chunk.references,
             granted: chunk.granted,
+            committed: chunk.committed,
             from_suspect: chunk
                 .from_suspect
                 .then(|| self.from_suspect.get(&handle).copied())

@@ -108,6 +108,7 @@ mod tests {
             goal: 2,
             references: 1,
             granted: false,
+            committed: true,
             from_suspect: None,
         }
     }

@@ -376,7 +376,12 @@ fn r12_a_commit_under_an_older_version_or_of_a_dropped_chunk_is_refused() {
         handle,
         version,
     };
+    assert!(!c.state.chunk(handle).unwrap().committed);
     assert_eq!(c.commit(file, 10, vec![written], 9).unwrap().size, 10);
+    assert!(
+        c.state.chunk(handle).unwrap().committed,
+        "every member has a replica (R10)"
+    );
     let install = c.install(handle, 2);
     let new = install.version;
     c.op(Op::Install(install)).unwrap();

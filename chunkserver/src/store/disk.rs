@@ -310,7 +310,8 @@ impl DiskStore {
     }
 
     /// Creates an empty chunk: `Installed` by a grant, only above the floor (protocol R10); `Joining` to be filled for a
-    /// reconfiguration, or `Fenced`, at any version. It is durable after its first sync (or fence).
+    /// copy, or `Fenced`, at any version; one that is made fenced is suspect until it is installed, since a member that
+    /// is only half filled must not pass for a source later. It is durable after its first sync (or fence).
     ///
     /// # Errors
     /// `Exists`, `BelowFloor`, `FloorUnsettled`, `NoSpace` (also when only the reserve is left), `ReadOnly`,
@@ -327,7 +328,7 @@ impl DiskStore {
             length: 0,
             clean: false,
             mark: inner.log.mark_base(),
-            suspect: false,
+            suspect: state == State::Fenced,
             boot: inner.boot,
         };
         let slot = Slot::new(handle, Core::new(status, inner.clock.now()), Damage::default());

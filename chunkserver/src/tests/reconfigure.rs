@@ -408,6 +408,25 @@ async fn r4_a_joining_replica_is_filled_beforehand_and_untrusted() {
 }
 
 #[tokio::test]
+async fn r4_a_member_that_is_made_to_be_filled_is_suspect_until_it_is_installed() {
+    let cluster = Cluster::start(2).await;
+    let members = cluster.members();
+    let mut wire = cluster.connect(0, session(1)).await.with_grant(&members[..1]);
+    wire.write(&members[0], v(10), 0, &bytes(10, 1 << 20)).await.unwrap();
+    for member in &members {
+        cluster.master.fence(member, v(11)).await;
+    }
+    let done = cluster.master.synchronize(&members[1], v(11), &members[0], &[]).await;
+    assert!(matches!(done, Done::Synced(_)), "{done:?}");
+    // that reconfiguration came to nothing: what it made is no source for the next
+    let fenced = cluster.master.fence(&members[1], v(12)).await;
+    assert!(fenced.suspect && !fenced.absent, "{fenced:?}");
+    cluster.master.reconfigure(&members, v(13), 0).await;
+    cluster.assert_identical(v(13)).await;
+    assert!(!cluster.master.fence(&members[1], v(14)).await.suspect);
+}
+
+#[tokio::test]
 async fn a_throttled_join_keeps_to_its_rate_and_a_fence_ends_it() {
     let cluster = Cluster::start(2).await;
     let members = cluster.members();

@@ -158,7 +158,7 @@ impl Core {
         let Chunk {
             queue,
             next_sequence,
-            fresh,
+            granted,
             ..
         } = chunk;
         let frame = queue.get_mut(at)?;
@@ -169,10 +169,10 @@ impl Core {
             frame.sequence = *next_sequence;
             *next_sequence += 1;
         }
-        let (sequence, offset, payload, fresh) = (frame.sequence, frame.offset, frame.payload.clone(), *fresh);
+        let (sequence, offset, payload, granted) = (frame.sequence, frame.offset, frame.payload.clone(), *granted);
         // checksums take their time
         drop(state);
-        let grant = fresh.then(|| data::Grant {
+        let grant = granted.then(|| data::Grant {
             members: location.members.iter().map(Into::into).collect(),
             inode: location.inode.0,
             index: location.index,
@@ -210,7 +210,7 @@ impl crate::node::State {
             return false;
         };
         chunk.acked = number;
-        chunk.fresh = false;
+        chunk.granted = false;
         chunk.unsynced_since.get_or_insert(version);
         let end = u64::from(index) * cairn_types::layout::CHUNK_SIZE_BYTES + frame.end();
         self.acked_end = self.acked_end.max(end);

@@ -37,7 +37,7 @@ impl Core {
                     continue;
                 };
                 // before the first acknowledgement there may be no replica that could be read, whatever the range
-                let touched = match chunk.fresh || chunk.handle.is_none() {
+                let touched = match chunk.granted || chunk.handle.is_none() {
                     true => Some(chunk.sealed + u64::from(chunk.open.is_some())),
                     false => chunk.last_touching(range.offset, range.offset + range.len),
                 };

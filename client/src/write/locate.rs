@@ -134,16 +134,16 @@ impl Core {
         })
     }
 
-    /// What the location of a chunk means for what is to be written to it. `fresh`: it has just been allocated.
-    pub(super) fn bind(&self, node: &Node, location: &Location, fresh: bool) {
+    /// What the location of a chunk means for what is to be written to it. `new`: it has just been allocated.
+    pub(super) fn bind(&self, node: &Node, location: &Location, new: bool) {
         let mut state = node.state();
         state.place(location.clone(), true);
         let chunk = state.chunks.entry(location.index).or_default();
         let before = chunk.last_sequence();
         chunk.bind(
             location.handle,
-            || if fresh { 0 } else { self.last_sequence(location.handle) },
-            fresh,
+            || if new { 0 } else { self.last_sequence(location.handle) },
+            location.granted,
         );
         drop(state);
         // its loss may have come to light

@@ -37,8 +37,8 @@ pub(crate) struct Chunk {
     /// Whose sequences `next_sequence` counts.
     handle: Option<ChunkHandle>,
     next_sequence: u64,
-    /// Just allocated, and nothing acknowledged: frames carry the grant (protocol R10).
-    fresh: bool,
+    /// No commit has named it, and nothing was acknowledged here: frames carry the grant (protocol R10).
+    granted: bool,
     open: Option<OpenFrame>,
     queue: VecDeque<Frame>,
     sealed: u64,
@@ -180,13 +180,15 @@ impl Chunk {
     }
 
     /// The next write is to `handle`: sequences are its own.
-    fn bind(&mut self, handle: ChunkHandle, last_sequence: impl FnOnce() -> u64, fresh: bool) {
+    fn bind(&mut self, handle: ChunkHandle, last_sequence: impl FnOnce() -> u64, granted: bool) {
         if self.handle == Some(handle) {
+            // what was acknowledged is in replicas that are there, whatever was known before of the chunk
+            self.granted &= granted;
             return;
         }
         self.handle = Some(handle);
         self.next_sequence = last_sequence() + 1;
-        self.fresh = fresh;
+        self.granted = granted;
         // what the old chunk had was cut off with it
         self.unsynced_since = None;
         for frame in &mut self.queue {

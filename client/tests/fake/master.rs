@@ -129,6 +129,7 @@ impl Master {
             inode: ino,
             index,
             from_suspect: None,
+            granted: true,
         };
         state.files.get_mut(&ino).unwrap().chunks.insert(index, location);
     }
@@ -165,6 +166,7 @@ impl Master {
             server.state().replicas.insert(handle, replica.clone());
         }
         location.version = Some(version);
+        location.granted = false;
         location.members = sources.iter().map(|s| member(s)).collect();
         if suspect {
             location.from_suspect = Some(version);

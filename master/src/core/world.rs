@@ -101,6 +101,7 @@ impl World {
             inode: chunk.inode.0,
             index: chunk.index,
             from_suspect: chunk.from_suspect.map(Into::into),
+            granted: chunk.granted && !chunk.committed,
         }
     }
 

@@ -27,6 +27,7 @@ impl Context<'_> {
             references: 1,
             members,
             granted: true,
+            committed: false,
             from_suspect: false,
         };
         match &mut self.node_mut(inode)?.body {
@@ -102,6 +103,14 @@ impl Context<'_> {
         }
         let old = node.size;
         let grows = size > old;
+        for Written { handle, .. } in written_chunks {
+            // no copy of a page that a checkpoint shares for what is known
+            if self.state.chunks.get(handle.0).is_some_and(|chunk| !chunk.committed)
+                && let Some(chunk) = self.state.chunks.get_mut(handle.0)
+            {
+                chunk.committed = true;
+            }
+        }
         if grows {
             self.count_resize(inode, old, size);
         }

@@ -25,6 +25,10 @@ pub(super) enum Break {
     R5Lease,
     /// Members are told before the log has it.
     R5Log,
+    /// What a grant may have brought to members that have lost it is not said to be lost.
+    R10Unmarked,
+    /// A chunkserver's: a replica that was made for a reconfiguration is as good as one that was there.
+    R4Made,
     /// A chunkserver's: a grant creates though it was drawn before the server registered.
     R10Late,
 }
@@ -615,7 +619,7 @@ impl Reconfiguration {
         if let Some(source) = best(false) {
             return Ok(source);
         }
-        let Some(source) = best(true) else {
+        let Some(source) = best(true).or_else(|| self.never_committed()) else {
             return Err(Failure::NoSource);
         };
         let answered = |r: &Replica| self.answered_without_hope(r) || self.plan.given_up.contains(&r.place.disk);
@@ -630,6 +634,19 @@ impl Reconfiguration {
         } else {
             Err(Failure::OnlySuspects { missing })
         }
+    }
+
+    /// Of a chunk that no commit has named, nothing was on stable storage at every member: what its grant brought to a
+    /// member that now has no replica was lost with its power. Such a member is as good as a suspect, with nothing in it.
+    fn never_committed(&self) -> Option<Source> {
+        let absent = |r: &Replica| r.member && matches!(r.content(), Some(Content::Absent { .. }));
+        let can_be = |r: &Replica| r.takes_part() && absent(r) && !self.plan.not_source.contains(&r.place.disk);
+        let at = self.replicas.iter().position(can_be)?;
+        (self.plan.granted && !self.plan.committed).then_some(Source {
+            at,
+            suspect: !self.breaks(Break::R10Unmarked),
+            length: 0,
+        })
     }
 
     /// The member has answered that it is suspect too, or that it has nothing that it could have kept.

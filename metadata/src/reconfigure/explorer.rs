@@ -95,6 +95,7 @@ struct World {
     version: Version,
     members: Vec<usize>,
     granted: bool,
+    committed: bool,
     epoch: u64,
     drawn: u64,
     // its memory
@@ -103,6 +104,10 @@ struct World {
     /// Of the master's process: events of an earlier one are void.
     life: u64,
     acknowledged: Write,
+    /// What a sync has put on stable storage at every member.
+    synced: Write,
+    /// The version that a sync was done at, whose commit is on its way.
+    committing: Option<Version>,
     trace: Vec<String>,
     installs: usize,
 }
@@ -143,12 +148,15 @@ impl World {
             version: Version::new(1, 2),
             members: (0..wide).collect(),
             granted: true,
+            committed: false,
             epoch: 1,
             drawn: 2,
             engine: None,
             log_asked: None,
             life: 0,
             acknowledged: 0,
+            synced: 0,
+            committing: None,
             trace: Vec::new(),
             installs: 0,
         }
@@ -204,7 +212,12 @@ impl World {
                     stored.durable = Some(stored.content);
                 }
             }
-            98 => self.delete_one(),
+            98 => match self.rng.random_range(0..4) {
+                0 => self.delete_one(),
+                1 => self.raise_floor(),
+                2 => self.sync(),
+                _ => self.commit(),
+            },
             _ => {
                 if self.chance(30) {
                     self.master_restarts()?;
@@ -290,6 +303,34 @@ impl World {
                 });
             }
             None => self.network.push(Message::Acknowledge(write)),
+        }
+    }
+
+    /// R12: what every member of the installed version has put on stable storage.
+    fn sync(&mut self) {
+        let (version, members) = (self.version, self.members.clone());
+        let here = |i: &usize| {
+            let s = &self.servers[*i];
+            let stored = s.stored.as_ref().filter(|x| x.version == version && !x.fenced);
+            stored.filter(|_| s.up && s.writable).map(|x| x.content)
+        };
+        let Some(contents) = members.iter().map(here).collect::<Option<Vec<_>>>() else {
+            return;
+        };
+        for i in members {
+            if let Some(x) = self.servers[i].stored.as_mut() {
+                x.durable = Some(x.content);
+            }
+        }
+        self.synced = self.synced.max(contents.into_iter().min().unwrap_or(0));
+        self.committing = Some(version);
+        self.trace.push(format!("{} is synced", self.synced));
+    }
+
+    fn commit(&mut self) {
+        if self.committing.take() == Some(self.version) {
+            self.committed = true;
+            self.trace.push("committed".into());
         }
     }
 
@@ -448,12 +489,13 @@ impl World {
             }
             Order::Cut { version, .. } => {
                 // in these runs only to make an empty one
+                let suspect = self.broken != Break::R4Made;
                 s.stored.get_or_insert(Stored {
                     version,
                     content: 0,
                     durable: Some(0),
                     fenced: true,
-                    suspect: false,
+                    suspect,
                 });
                 self.tell(Event::Cut {
                     disk,
@@ -472,7 +514,7 @@ impl World {
                     content: 0,
                     durable: Some(0),
                     fenced: true,
-                    suspect: true,
+                    suspect: self.broken != Break::R4Made,
                 };
                 if s.stored.is_none() && s.floor <= version {
                     s.stored = Some(empty);
@@ -543,6 +585,16 @@ impl World {
         }
     }
 
+    /// Another chunk that this server doesn't have was fenced, or one was unlinked.
+    fn raise_floor(&mut self) {
+        let i = self.pick();
+        self.drawn += 1;
+        let drawn = Version::new(self.epoch, self.drawn);
+        let s = &mut self.servers[i];
+        s.floor = s.floor.max(drawn);
+        self.trace.push(format!("the floor of {i} is {}", s.floor));
+    }
+
     // ---- the master
 
     fn info(&self) -> ChunkInfo {
@@ -555,6 +607,7 @@ impl World {
             goal: 3,
             references: 1,
             granted: self.granted,
+            committed: self.committed,
             from_suspect: None,
         }
     }
@@ -665,6 +718,7 @@ impl World {
             version,
             logged: self.version,
             granted: self.granted,
+            committed: self.committed,
             members: self.members.iter().map(|i| member(*i)).collect(),
             joining,
             leaving,
@@ -768,10 +822,10 @@ impl World {
                 let intact = |x: &Stored| !x.suspect && x.content >= self.acknowledged;
                 self.servers[*i].stored.as_ref().is_some_and(intact)
             };
-            if !from_suspect || old.iter().any(whole) {
+            if least < self.synced || !from_suspect || old.iter().any(whole) {
                 return Err(format!(
-                    "{} was acknowledged, a logged member has {least}",
-                    self.acknowledged
+                    "{} was acknowledged, {} synced, a logged member has {least}",
+                    self.acknowledged, self.synced
                 ));
             }
             self.acknowledged = least;
@@ -851,12 +905,20 @@ fn r10_taking_an_absent_replica_below_the_floor_for_empty_is_noticed() {
     is_noticed(Break::R3Absent);
 }
 #[test]
+fn r10_keeping_silent_of_what_a_grant_may_have_brought_is_noticed() {
+    is_noticed(Break::R10Unmarked);
+}
+#[test]
 fn r10_a_grant_drawn_before_the_servers_registration_is_noticed() {
     is_noticed(Break::R10Late);
 }
 #[test]
 fn r4_installing_without_synchronizing_is_noticed() {
     is_noticed(Break::R4Sync);
+}
+#[test]
+fn r4_relying_on_a_replica_that_was_made_to_be_filled_is_noticed() {
+    is_noticed(Break::R4Made);
 }
 #[test]
 fn r4_keeping_a_server_that_registered_anew_is_noticed() {

@@ -43,6 +43,8 @@ pub struct Plan {
     /// The logged version is the one that the chunk was created with ([`crate::ChunkInfo::granted`]): a member that
     /// has no replica may be one that its grant never reached (R10).
     pub granted: bool,
+    /// A commit has named the chunk ([`crate::ChunkInfo::committed`]): every member has had a replica.
+    pub committed: bool,
     /// In the log's order.
     pub members: Vec<Member>,
     /// Disks that are no members and shall become members; best when they have been filled beforehand (R4).
@@ -210,7 +212,7 @@ pub enum Order {
         version: Version,
     },
     /// Cut the fenced replica to `length`. Where there is none (an empty chunk that no grant reached) this makes an
-    /// empty one, fenced at `version`.
+    /// empty one, fenced at `version`, and suspect until it is installed: nobody may rely on what was made to be filled.
     Cut {
         to: Member,
         registration: Registration,

@@ -19,6 +19,7 @@ fn plan() -> Plan {
         version: V,
         logged: LOGGED,
         granted: false,
+        committed: true,
         members: vec![m(1), m(2), m(3)],
         joining: vec![],
         leaving: vec![],
@@ -639,6 +640,39 @@ fn r10_absent_below_the_floor_is_empty_and_at_it_unknown() {
         (1..=3).for_each(|i| run.fenced(i, absent(floor)));
         assert_eq!(run.failure(), Failure::NoSource);
     }
+}
+
+#[test]
+fn r10_a_grant_that_no_commit_has_named_is_given_anew_as_an_empty_chunk() {
+    let plan = || Plan {
+        granted: true,
+        committed: false,
+        ..plan()
+    };
+    // what it may have brought was never on stable storage everywhere: installed empty, and the log says so (R12)
+    let mut run = Run::new(plan());
+    (1..=3).for_each(|i| run.fenced(i, absent(V)));
+    assert!(matches!(run.take().last(), Some(Order::Cut { to, length: 0, .. }) if *to == m(1)));
+    run.event(Event::Cut {
+        disk: m(1).disk,
+        registration: REG,
+        version: V,
+    });
+    assert_eq!(run.syncs(), [(m(2), m(1)), (m(3), m(1))]);
+    (2..=3).for_each(|i| run.synced(i));
+    assert_eq!(run.log(), (vec![m(1), m(2), m(3)], true, 0));
+
+    // a member that has not answered may have what the others lost
+    let mut run = Run::new(plan());
+    (1..=2).for_each(|i| run.fenced(i, absent(V)));
+    run.event(Event::LeaseOver { server: m(3).server });
+    assert_eq!(run.failure(), Failure::OnlySuspects { missing: vec![m(3)] });
+
+    // and one that has, is the source
+    let mut run = Run::new(plan());
+    (1..=2).for_each(|i| run.fenced(i, absent(V)));
+    run.fenced(3, has(1));
+    assert_eq!(run.syncs(), [(m(1), m(3)), (m(2), m(3))]);
 }
 
 #[test]
