@@ -193,6 +193,29 @@ fn special_files_are_made_and_work() {
 }
 
 #[test]
+fn devices_are_made_by_root_and_keep_their_numbers() {
+    let Some(place) = Place::new("devices") else { return };
+    if !common::root() {
+        eprintln!("SKIPPED: only root makes devices");
+        return;
+    }
+    place.same(|d| {
+        let make = |name: &str, kind, device| {
+            rustix::fs::mknodat(CWD, d.join(name), kind, Mode::from_raw_mode(0o600), device).unwrap();
+            let m = fs::metadata(d.join(name)).unwrap();
+            (m.mode(), m.rdev(), m.len())
+        };
+        [
+            make("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
+            make("disk", FileType::BlockDevice, rustix::fs::makedev(259, 70_000)),
+        ]
+    });
+    // on the mount they are no devices: nodev is the default
+    let opened = File::open(place.path().join("null"));
+    assert_eq!(errno(opened), Err(rustix::io::Errno::ACCESS.raw_os_error()));
+}
+
+#[test]
 fn hard_links_share_the_inode() {
     let Some(place) = Place::new("link") else { return };
     place.same(|d| {
@@ -522,10 +545,36 @@ fn directories_sync_and_files_lock_within_the_mount() {
         let refused = flock(&b, FlockOperation::NonBlockingLockExclusive).map_err(|e| e.raw_os_error());
         drop(a);
         let granted = flock(&b, FlockOperation::NonBlockingLockExclusive).map_err(|e| e.raw_os_error());
+        // a record lock is a process's: another one is refused until it goes
         use rustix::fs::fcntl_lock;
         let record = fcntl_lock(&b, FlockOperation::NonBlockingLockExclusive).map_err(|e| e.raw_os_error());
+        let meanwhile = record_lock_of_another_process(&path);
+        fcntl_lock(&b, FlockOperation::Unlock).unwrap();
+        let after = record_lock_of_another_process(&path);
+        assert_eq!((meanwhile, after), (false, true));
         (refused, granted, record)
     });
+}
+
+/// Whether it gets one: this very test binary, running the test below.
+fn record_lock_of_another_process(path: &Path) -> bool {
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["lock_a_record", "--exact"])
+        .env("CAIRN_TEST_LOCK", path)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status();
+    status.unwrap().success()
+}
+
+/// Not a test by itself: the other process of the one above.
+#[test]
+fn lock_a_record() {
+    let Some(path) = std::env::var_os("CAIRN_TEST_LOCK") else {
+        return;
+    };
+    let file = File::options().write(true).open(path).unwrap();
+    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
 }
 
 #[test]

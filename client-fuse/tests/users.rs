@@ -97,12 +97,14 @@ fn supplementary_groups_count() {
             d,
             BOB_IN_STAFF,
             "cat shared
+             test -r shared && test -w shared
+             test -x shared
              echo bob >> shared
              echo x > team/file && mkdir team/sub
              echo x > own && chgrp 3000 own
              chgrp 3001 own",
         );
-        let alice = as_user(d, ALICE, "cat shared\nls team");
+        let alice = as_user(d, ALICE, "cat shared\ntest -r shared\nls team");
         let stat = |name: &str| {
             let m = fs::metadata(d.join(name)).unwrap();
             (m.uid(), m.gid(), m.mode())

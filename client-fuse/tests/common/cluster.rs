@@ -14,6 +14,24 @@ use tokio::runtime::Runtime;
 
 const CHUNKSERVERS: usize = 3;
 
+/// How the two mounts of a cluster are to be.
+#[derive(Clone, Copy)]
+pub struct Terms {
+    /// How long an operation of the client may take; the mount waits a little longer.
+    pub timeout: Duration,
+    /// How long the kernel may answer by itself, if it is not told of a change. None: the default.
+    pub cached_for: Option<Duration>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(18),
+            cached_for: None,
+        }
+    }
+}
+
 pub struct Cluster {
     /// Fields go in this order: mounts first.
     clients: Vec<(Mount, Client)>,
@@ -39,7 +57,7 @@ impl Place {
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = shared.upgrade().unwrap_or_else(|| {
-            let cluster = Arc::new(Cluster::start());
+            let cluster = Arc::new(Cluster::start(Terms::default()));
             *shared = Arc::downgrade(&cluster);
             cluster
         });
@@ -85,7 +103,12 @@ fn any_port() -> SocketAddr {
 }
 
 impl Cluster {
-    fn start() -> Self {
+    /// None: there is no FUSE here.
+    pub fn alone(terms: Terms) -> Option<Self> {
+        (!super::fuse_is_missing()).then(|| Self::start(terms))
+    }
+
+    fn start(terms: Terms) -> Self {
         if std::env::var_os("RUST_LOG").is_some() {
             // a second cluster of the same process finds it set
             let _ = tracing_subscriber::fmt()
@@ -134,7 +157,7 @@ impl Cluster {
             (master, servers, address)
         });
         let clients = (0..2)
-            .map(|n| client(&runtime, &address, make(format!("mount{n}"))))
+            .map(|n| client(&runtime, &address, make(format!("mount{n}")), terms))
             .collect();
         Self {
             clients,
@@ -152,20 +175,29 @@ impl Cluster {
     pub fn client(&self, n: usize) -> &Client {
         &self.clients[n].1
     }
+
+    /// From here on no chunk can be read or written.
+    pub fn stop_chunkservers(&mut self) {
+        for server in std::mem::take(&mut self.servers) {
+            self.runtime.block_on(server.shutdown());
+        }
+    }
 }
 
-fn client(runtime: &Runtime, master: &str, mountpoint: PathBuf) -> (Mount, Client) {
+fn client(runtime: &Runtime, master: &str, mountpoint: PathBuf, terms: Terms) -> (Mount, Client) {
     let config = ClientConfig {
         master: master.to_owned(),
         description: "a test's mount".into(),
-        timeout: Duration::from_secs(18),
+        timeout: terms.timeout,
         ..ClientConfig::default()
     };
     let client = runtime.block_on(Client::connect(config, Env::real())).unwrap();
     let config = MountConfig {
         source: master.to_owned(),
         options: MountOptions {
-            timeout: Some(Duration::from_secs(20)),
+            timeout: Some(terms.timeout + Duration::from_secs(2)),
+            attr_timeout: terms.cached_for,
+            entry_timeout: terms.cached_for,
             suid: true,
             ..MountOptions::default()
         },

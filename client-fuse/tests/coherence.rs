@@ -1,0 +1,180 @@
+//! Promise 6 between two mounts: what one did and closed or synced the other sees, told by the master's push and not by
+//! time; and a write that is lost after write(2) returned is heard of by all that follows.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+mod common;
+
+use common::cluster::{Cluster, Terms};
+use common::errno;
+use rustix::io::Errno;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn read_write(path: &Path) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+/// The kernel may answer from its caches for an hour: only pushes can make it forget.
+#[test]
+fn what_one_mount_changed_leaves_the_other_mounts_caches_before_the_change_is_answered() {
+    let terms = Terms {
+        cached_for: Some(HOUR),
+        ..Terms::default()
+    };
+    let Some(cluster) = Cluster::alone(terms) else { return };
+    let (here, there) = (cluster.mountpoint(0), cluster.mountpoint(1));
+
+    // attributes
+    fs::write(here.join("file"), "one").unwrap();
+    let seen = || fs::metadata(there.join("file")).unwrap();
+    assert_eq!((seen().len(), seen().mode() & 0o777), (3, 0o644));
+    fs::set_permissions(here.join("file"), PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(seen().mode() & 0o777, 0o600, "chmod");
+    File::options()
+        .append(true)
+        .open(here.join("file"))
+        .unwrap()
+        .write_all(b" and two")
+        .unwrap();
+    assert_eq!(seen().len(), 11, "length");
+    read_write(&here.join("file")).set_len(2).unwrap();
+    assert_eq!(seen().len(), 2, "truncate");
+    let modified = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    read_write(&here.join("file")).set_modified(modified).unwrap();
+    assert_eq!(seen().modified().unwrap(), modified, "utimens");
+    fs::hard_link(here.join("file"), here.join("link")).unwrap();
+    assert_eq!(seen().nlink(), 2, "link");
+
+    // names: absent ones, new ones, moved ones, removed ones
+    assert!(!there.join("new").exists());
+    fs::create_dir(here.join("new")).unwrap();
+    assert!(there.join("new").is_dir(), "a name that was known to be absent");
+    assert!(!there.join("new/moved").exists());
+    fs::rename(here.join("file"), here.join("new/moved")).unwrap();
+    assert!(
+        there.join("new/moved").exists() && !there.join("file").exists(),
+        "rename"
+    );
+    fs::remove_file(here.join("new/moved")).unwrap();
+    assert!(!there.join("new/moved").exists(), "unlink");
+    assert_eq!(
+        fs::metadata(there.join("link")).unwrap().nlink(),
+        1,
+        "the other name's count"
+    );
+    fs::remove_dir(here.join("new")).unwrap();
+    assert!(!there.join("new").exists(), "rmdir");
+    symlink("link", here.join("to")).unwrap();
+    assert_eq!(fs::read_link(there.join("to")).unwrap(), Path::new("link"));
+    fs::remove_file(here.join("to")).unwrap();
+    symlink("elsewhere", here.join("to")).unwrap();
+    assert_eq!(
+        fs::read_link(there.join("to")).unwrap(),
+        Path::new("elsewhere"),
+        "a link of the same name"
+    );
+    fs::write(here.join("target"), "new contents").unwrap();
+    assert!(fs::metadata(there.join("link")).unwrap().len() == 2);
+    fs::rename(here.join("target"), here.join("link")).unwrap();
+    assert_eq!(
+        fs::read_to_string(there.join("link")).unwrap(),
+        "new contents",
+        "a name that leads elsewhere"
+    );
+
+    // pages of a file that stays open there
+    fs::write(here.join("data"), [1; 100_000]).unwrap();
+    let open = File::open(there.join("data")).unwrap();
+    let reads = |byte: u8| {
+        let mut buffer = vec![0; 100_000];
+        open.read_exact_at(&mut buffer, 0).unwrap();
+        assert!(buffer.iter().all(|b| *b == byte), "{byte}: {:?}", &buffer[..4]);
+    };
+    reads(1);
+    let writer = read_write(&here.join("data"));
+    for byte in 2..6 {
+        writer.write_all_at(&[byte; 100_000], 0).unwrap();
+        match byte % 2 {
+            0 => writer.sync_all().unwrap(),
+            _ => drop(writer.try_clone().unwrap()), // close(2) of one of two
+        }
+        reads(byte);
+    }
+}
+
+/// One close(2), with its answer.
+#[allow(unsafe_code)]
+fn close(file: File) -> Result<(), Errno> {
+    // SAFETY: the descriptor was the file's alone, and is used by nobody after this.
+    unsafe { rustix::io::try_close(file.into_raw_fd()) }
+}
+
+#[test]
+fn a_lost_write_reaches_every_following_write_fsync_and_close_of_its_file() {
+    let terms = Terms {
+        timeout: Duration::from_secs(4),
+        ..Terms::default()
+    };
+    let Some(mut cluster) = Cluster::alone(terms) else {
+        return;
+    };
+    let d = cluster.mountpoint(0);
+    let eio = Err(Errno::IO.raw_os_error());
+    let stored = |name: &str| {
+        let path = d.join(name);
+        let file = File::create_new(&path).unwrap();
+        file.write_all_at(b"stored", 0).unwrap();
+        file.sync_all().unwrap();
+        (file, File::options().write(true).open(&path).unwrap())
+    };
+    let (synced, another_open) = stored("synced");
+    let (written, _) = stored("written");
+    let (closed, _) = stored("closed");
+    let (untouched, _) = stored("untouched");
+    let reader = File::open(d.join("synced")).unwrap();
+    cluster.stop_chunkservers();
+
+    // told first by fsync
+    synced
+        .write_all_at(b"lost", 0)
+        .expect("write(2) returns when the client holds the bytes");
+    for _ in 0..2 {
+        assert_eq!(errno(synced.sync_all()), eio, "fsync");
+        assert_eq!(errno(synced.sync_data()), eio, "fdatasync");
+        assert_eq!(errno(synced.write_all_at(b"more", 0)), eio, "write");
+    }
+    // and so to each who has the file open for writing, whoever lost the write
+    assert_eq!(
+        errno(another_open.write_all_at(b"more", 0)),
+        eio,
+        "write by another open"
+    );
+    assert_eq!(errno(another_open.sync_all()), eio, "fsync by another open");
+    assert_eq!(close(another_open), Err(Errno::IO), "close by another open");
+    assert_eq!(close(synced.try_clone().unwrap()), Err(Errno::IO), "close of a copy");
+    assert_eq!(close(synced), Err(Errno::IO), "close");
+    assert_eq!(close(reader), Ok(()), "a reader lost nothing");
+
+    // told first by a write: the bytes leave by themselves, nobody asked
+    written.write_all_at(b"lost", 0).unwrap();
+    let told_by = Instant::now() + Duration::from_secs(60);
+    while errno(written.write_all_at(b"lost", 0)).is_ok() {
+        assert!(Instant::now() < told_by, "the loss stays unheard of");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(errno(written.sync_all()), eio);
+    assert_eq!(close(written), Err(Errno::IO));
+
+    // told first by close
+    closed.write_all_at(b"lost", 0).unwrap();
+    assert_eq!(close(closed), Err(Errno::IO));
+
+    // other files have not lost anything
+    assert_eq!(errno(untouched.sync_all()), Ok(()));
+    assert_eq!(close(untouched), Ok(()));
+}
