@@ -167,5 +167,6 @@ pub fn client(config: &Config, purpose: &str) -> cairn_client::ClientConfig {
         write_window_bytes: bytes(c.write_window),
         read_ahead_bytes: bytes(c.read_ahead),
         read_buffer_bytes: bytes(c.read_buffer),
+        ..cairn_client::ClientConfig::default()
     }
 }

@@ -313,6 +313,7 @@ impl Client {
         *opens += 1;
         drop(opens);
         core.opened(&node, attr, name, existed && create.truncate);
+        node.state().owes_all &= existed;
         if let Some(chunk) = chunk.filter(|chunk| !existed && chunk.index == 0 && chunk.inode == node.ino) {
             core.granted(&node, &chunk);
         }
@@ -468,7 +469,7 @@ impl Core {
             true => state.resized(attr.size, attr),
             false => {
                 state.learn(attr, false);
-                Vec::new()
+                state.forget_cut()
             }
         };
         if !name.is_empty() {

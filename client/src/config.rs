@@ -30,6 +30,8 @@ pub struct ClientConfig {
     pub read_ahead_bytes: usize,
     /// Read ahead and not asked for yet, over all files.
     pub read_buffer_bytes: usize,
+    /// Chunks that were written and closed without fsync, of which it is remembered; about 80 bytes each.
+    pub unsynced_chunks_max: usize,
 }
 
 impl Default for ClientConfig {
@@ -48,6 +50,7 @@ impl Default for ClientConfig {
             write_window_bytes: 8 << 20,
             read_ahead_bytes: 8 << 20,
             read_buffer_bytes: 64 << 20,
+            unsynced_chunks_max: 1 << 17,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{Attr, ClientConfig, Error, Invalidated, Result, Server};
 use bytes::Bytes;
 use cairn_io::Env;
 use cairn_proto::session::{Close, GetAttr, PathOf, answer, call::Request};
-use cairn_types::{ChunkHandle, Inode};
+use cairn_types::{ChunkHandle, Inode, Version};
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,7 @@ pub(crate) struct Core {
     pub read_buffer: Arc<Semaphore>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
+    /// A node's own lock is taken before this one, never behind it.
     state: Mutex<State>,
     /// A file was dropped without a close.
     dropped: Notify,
@@ -43,6 +44,11 @@ struct State {
     sequences: BTreeMap<ChunkHandle, u64>,
     /// Some were forgotten: a chunk that is not listed may have been written.
     sequences_forgotten: bool,
+    /// What opens that have ended wrote and did not sync, by inode and index: a later fsync of the file owes it too
+    /// (promise 2). The version is the oldest under which there are such bytes.
+    unsynced: BTreeMap<(Inode, u32), (ChunkHandle, Version)>,
+    /// Some were forgotten: any chunk of a file that is not listed may be owed.
+    unsynced_forgotten: bool,
 }
 
 struct Used {
@@ -135,12 +141,21 @@ impl Core {
     /// The inode's shared state, made when it is not in use; pair it with `release`.
     pub fn use_node(&self, ino: Inode) -> Arc<Node> {
         let mut state = self.state();
-        let used = state.nodes.entry(ino).or_insert_with(|| Used {
-            node: Arc::new(Node::new(ino)),
-            users: 0,
-        });
-        used.users += 1;
-        used.node.clone()
+        if let Some(used) = state.nodes.get_mut(&ino) {
+            used.users += 1;
+            return used.node.clone();
+        }
+        let node = Arc::new(Node::new(ino)); // nobody else has its lock yet
+        state.hand_over_unsynced(&node);
+        let users = 1;
+        state.nodes.insert(
+            ino,
+            Used {
+                node: node.clone(),
+                users,
+            },
+        );
+        node
     }
 
     /// The inode's shared state if it is open.
@@ -149,6 +164,7 @@ impl Core {
     }
 
     pub fn release(&self, node: &Arc<Node>) {
+        let of_node = node.state();
         let mut state = self.state();
         let Some(used) = state.nodes.get_mut(&node.ino) else {
             return;
@@ -159,14 +175,17 @@ impl Core {
         }
         state.nodes.remove(&node.ino);
         state.dirty.remove(&node.ino);
-        let last: Vec<_> = node
-            .state()
-            .chunks
-            .values()
-            .filter_map(|chunk| chunk.last_sequence())
-            .collect();
-        for (handle, sequence) in last {
-            state.remember(handle, sequence);
+        for (index, chunk) in &of_node.chunks {
+            if let Some((handle, sequence)) = chunk.last_sequence() {
+                state.remember(handle, sequence);
+                if let Some(since) = chunk.unsynced_since() {
+                    state.unsynced.insert((node.ino, *index), (handle, since));
+                }
+            }
+        }
+        while state.unsynced.len() > self.config.unsynced_chunks_max {
+            state.unsynced.pop_first();
+            state.unsynced_forgotten = true;
         }
     }
 
@@ -206,10 +225,7 @@ impl Core {
     /// The last sequence that this session used for a chunk it finds; a number beyond all when that was forgotten, so
     /// that the server says where it stands (OUT_OF_ORDER).
     pub fn last_sequence(&self, handle: ChunkHandle) -> u64 {
-        const BEYOND_ALL: u64 = 1 << 62;
-        let mut state = self.state();
-        let forgotten = if state.sequences_forgotten { BEYOND_ALL } else { 0 };
-        state.sequences.remove(&handle).unwrap_or(forgotten)
+        self.state().last_sequence(handle)
     }
 
     fn dirty_nodes(&self) -> Vec<Arc<Node>> {
@@ -272,9 +288,9 @@ impl Core {
                         // said again, and to the writer, by the commit of the next fsync or close
                         tracing::debug!(inode = node.ino.0, "not committed yet: {error}");
                     }
-                    let mut state = self.state();
-                    if node.state().is_clean() {
-                        state.dirty.remove(&node.ino);
+                    let state = node.state();
+                    if state.is_clean() {
+                        self.state().dirty.remove(&node.ino);
                     }
                 })
                 .await;
@@ -323,6 +339,25 @@ impl State {
         if self.sequences.len() > SEQUENCES_MAX {
             self.sequences.pop_first();
             self.sequences_forgotten = true;
+        }
+    }
+
+    fn last_sequence(&mut self, handle: ChunkHandle) -> u64 {
+        const BEYOND_ALL: u64 = 1 << 62;
+        let forgotten = if self.sequences_forgotten { BEYOND_ALL } else { 0 };
+        self.sequences.remove(&handle).unwrap_or(forgotten)
+    }
+
+    fn hand_over_unsynced(&mut self, node: &Node) {
+        let of_file = (node.ino, 0)..=(node.ino, u32::MAX);
+        let owed: Vec<u32> = self.unsynced.range(of_file).map(|((_, index), _)| *index).collect();
+        let mut state = node.state();
+        state.owes_all = self.unsynced_forgotten;
+        for index in owed {
+            if let Some((handle, since)) = self.unsynced.remove(&(node.ino, index)) {
+                let last = self.last_sequence(handle);
+                state.chunks.entry(index).or_default().owe(handle, last, since);
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub acked_end: u64,
     pub slots: BTreeMap<u32, Slot>,
     pub chunks: BTreeMap<u32, Chunk>,
+    /// Opens that have ended may have written any chunk without syncing it.
+    pub owes_all: bool,
     /// A write was lost: every following write, fsync and close gets this (promise 6).
     pub error: Option<Error>,
     /// Raised when the contents change, by a write here or a push: bytes read before may be stale.
@@ -66,6 +68,7 @@ impl Node {
             acked_end: 0,
             slots: BTreeMap::new(),
             chunks: BTreeMap::new(),
+            owes_all: false,
             error: None,
             epoch: 0,
             pushed: 0,
@@ -236,11 +239,20 @@ impl State {
             // the last one was cut, or may have been: its version is another
             self.slots.remove(&chunk_index(size));
         }
+        self.owes_all &= size > 0;
         self.dirty_end = 0;
         self.acked_end = 0;
         self.epoch += 1;
         self.attr = attr;
         gone.into_values().collect()
+    }
+
+    /// What another client cut off need not be synced any more.
+    pub fn forget_cut(&mut self) -> Vec<Chunk> {
+        let end = chunk_count(self.attr.size);
+        let cut =
+            |index: &u32, chunk: &mut Chunk| *index >= end && chunk.is_clean() && chunk.unsynced_since().is_some();
+        self.chunks.extract_if(.., cut).map(|(_, chunk)| chunk).collect()
     }
 
     /// Something was written here that a power loss could still take.

@@ -361,6 +361,100 @@ async fn fsync_fails_when_unsynced_bytes_were_lost_with_their_servers() {
     }
 }
 
+/// As POSIX has it: fsync is for the file's bytes, whichever descriptor wrote them.
+#[tokio::test]
+async fn fsync_covers_what_earlier_opens_wrote_and_closed() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let file = create(&client, "a").await;
+    let ino = file.inode();
+    file.write_at(0, pattern(1, 100)).await.unwrap();
+    file.write_at(CHUNK_SIZE_BYTES, pattern(2, 100)).await.unwrap();
+    file.close().await.unwrap();
+    let syncs = || {
+        let head = |index| cluster.members(ino, index)[0].state().syncs;
+        vec![head(0), head(1)]
+    };
+    assert_eq!(syncs(), [0, 0], "close does not wait for disks");
+    // an open in between that changes nothing, and one that writes to another chunk
+    client.open(ino, OpenMode::READ).await.unwrap().close().await.unwrap();
+    let file = client.open(ino, OpenMode::READ_WRITE).await.unwrap();
+    file.write_at(CHUNK_SIZE_BYTES, pattern(3, 50)).await.unwrap();
+    file.close().await.unwrap();
+    let file = client.open(ino, OpenMode::READ).await.unwrap();
+    file.fsync().await.unwrap();
+    let both = syncs();
+    assert!(both.iter().all(|count| *count > 0), "{both:?}");
+    file.fsync().await.unwrap();
+    file.close().await.unwrap();
+    client.open(ino, OpenMode::READ).await.unwrap().fsync().await.unwrap();
+    assert_eq!(syncs(), both, "what is synced is not synced again");
+}
+
+/// Protocol R12, across opens.
+#[tokio::test]
+async fn fsync_fails_when_what_an_earlier_open_wrote_was_lost_with_its_servers() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let file = create(&client, "a").await;
+    let ino = file.inode();
+    file.write_at(0, pattern(1, 100)).await.unwrap();
+    file.close().await.unwrap();
+    {
+        let mut state = cluster.master.state();
+        state.suspect = true;
+        let handle = state.files[&ino.0].chunks[&0].handle;
+        cluster.master.reconfigure(&mut state, handle);
+    }
+    let result = client.open(ino, OpenMode::READ).await.unwrap().fsync().await;
+    assert!(matches!(result, Err(Error::LostUnsynced { .. })), "{result:?}");
+}
+
+/// The memory of them is bounded: what may have been forgotten is synced too.
+#[tokio::test]
+async fn fsync_covers_what_was_closed_before_so_many_others_that_it_was_forgotten() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client_with(|c| c.unsynced_chunks_max = 2).await;
+    let mut files = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        let file = create(&client, name).await;
+        files.push(file.inode());
+        file.write_at(0, pattern(1, 100)).await.unwrap();
+        file.close().await.unwrap();
+    }
+    let syncs = |ino| cluster.members(ino, 0)[0].state().syncs;
+    for ino in files {
+        let (before, file) = (syncs(ino), client.open(ino, OpenMode::READ_WRITE).await.unwrap());
+        for _ in 0..2 {
+            file.fsync().await.unwrap();
+            assert_eq!(syncs(ino), before + 1, "inode {ino}: once");
+        }
+        // sequences go on where the earlier open ended
+        file.write_at(0, pattern(2, 100)).await.unwrap();
+        file.close().await.unwrap();
+        assert!(all_are(&cluster, ino, 0, &pattern(2, 100)));
+    }
+}
+
+#[tokio::test]
+async fn fsync_lets_go_of_what_another_client_cut_off() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let file = create(&client, "a").await;
+    let ino = file.inode();
+    file.write_at(CHUNK_SIZE_BYTES, pattern(1, 100)).await.unwrap();
+    file.close().await.unwrap();
+    let cut = SetAttr {
+        size: Some(10),
+        ..SetAttr::default()
+    };
+    cluster.client().await.setattr(ino, cut).await.unwrap();
+    let file = client.open(ino, OpenMode::READ_WRITE).await.unwrap();
+    file.fsync().await.unwrap();
+    assert_eq!(file.attr().size, 10);
+    assert_eq!(cluster.master.count("allocate"), 1, "nothing comes back");
+}
+
 #[tokio::test]
 async fn a_commit_under_an_older_version_is_made_again_under_the_new_one() {
     let cluster = Cluster::start(3).await;

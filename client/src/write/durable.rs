@@ -9,7 +9,8 @@ use bytes::Bytes;
 use cairn_proto::common::ErrorCode;
 use cairn_proto::data::{self, frame_header::Body};
 use cairn_proto::session::{Commit, WrittenChunk, answer, call::Request};
-use cairn_types::layout::{CHUNK_SIZE_BYTES, chunk_ranges};
+use cairn_types::layout::{CHUNK_SIZE_BYTES, chunk_count, chunk_ranges};
+use cairn_types::limits::LOCATE_CHUNKS_MAX;
 use futures::TryStreamExt;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout};
@@ -84,6 +85,7 @@ impl Core {
     /// Everything written so far is on stable storage at every replica (protocol R12).
     pub async fn sync(self: &Arc<Self>, node: &Arc<Node>) -> Result<()> {
         self.flush(node).await?;
+        self.find_owed(node).await?;
         let unsynced: Vec<u32> = {
             let state = node.state();
             state
@@ -97,6 +99,34 @@ impl Core {
         futures::stream::iter(syncs)
             .try_for_each_concurrent(PARALLEL_MAX, |sync| sync)
             .await
+    }
+
+    /// Where it was forgotten what opens that have ended wrote, every chunk is synced, once.
+    async fn find_owed(&self, node: &Node) -> Result<()> {
+        let chunks = {
+            let state = node.state();
+            if !state.owes_all {
+                return Ok(());
+            }
+            chunk_count(state.attr.size)
+        };
+        let mut first = 0;
+        while first < chunks {
+            let count = (chunks - first).min(LOCATE_CHUNKS_MAX as u32);
+            let (found, _) = self
+                .ask_locations(node.ino, first, count, false, self.config.timeout)
+                .await?;
+            for location in found {
+                let mut state = node.state();
+                let chunk = state.chunks.entry(location.index).or_default();
+                if chunk.handle.is_none() {
+                    chunk.owe(location.handle, self.last_sequence(location.handle), location.version);
+                }
+            }
+            first += count;
+        }
+        node.state().owes_all = false;
+        Ok(())
     }
 
     async fn sync_chunk(&self, node: &Node, index: u32) -> Result<()> {

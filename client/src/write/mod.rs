@@ -196,6 +196,12 @@ impl Chunk {
         }
     }
 
+    /// An open that has ended wrote to `handle`, up to sequence `last`, and did not sync it.
+    pub fn owe(&mut self, handle: ChunkHandle, last: u64, since: Version) {
+        self.bind(handle, || last, false);
+        self.unsynced_since = Some(since);
+    }
+
     /// Every member has lost its memory of this session (protocol R9 goes as far as memories do): what was sent is
     /// numbered anew behind `last`.
     fn renumber(&mut self, last: u64) {
