@@ -1,7 +1,7 @@
 //! gRPC over the simulated network: it works, it survives a crash and a partition, and the same seed gives the same
 //! trace, in this process and in another.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-use cairn_io::sim::{self, SimClock, Trace};
+use cairn_io::sim::{self, SimClock, SimNet, Trace};
 use cairn_io::{Env, grpc};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,12 +45,12 @@ fn run(seed: u64) -> ((u64, u64), usize, usize) {
         .max_message_latency(Duration::from_millis(20))
         .build();
     for (i, name) in SERVERS.into_iter().enumerate() {
-        let env = sim::env(&SimClock::new(i as u64), &trace, seed + i as u64);
+        let env = sim::env(&SimClock::new(i as u64), &SimNet::new(trace.clone()), seed + i as u64);
         world.host(name, move || serve(env.clone()));
     }
     let rounds = Arc::new(Mutex::new((0, 0)));
     let counted = rounds.clone();
-    let env = sim::env(&SimClock::new(9), &trace, seed + 9);
+    let env = sim::env(&SimClock::new(9), &SimNet::new(trace.clone()), seed + 9);
     let marks = trace.clone();
     world.client("client", async move {
         while env.clock.now().0 < Duration::from_secs(20) {

@@ -114,7 +114,7 @@ async fn a_simulated_clock_drifts_and_reboots() {
 fn a_simulated_clock_goes_on_while_its_machine_is_down() {
     let mut world = turmoil::Builder::new().rng_seed(1).build();
     let clock = SimClock::new(1);
-    let env = sim::env(&clock, &Trace::new(), 1);
+    let env = sim::env(&clock, &SimNet::new(Trace::new()), 1);
     let readings = Arc::new(std::sync::Mutex::new(vec![]));
     let seen = readings.clone();
     world.host("a", move || {

@@ -1,9 +1,10 @@
 //! The simulated world: disks that lose power, clocks that drift, a network inside turmoil. One thread, one seed, and
 //! so one [`Trace`]: the same seed gives the same events in the same order, in any process.
 //!
-//! A *machine* in a simulation is a [`SimClock`], one or more [`SimDisk`]s and a name in turmoil's network. Killing
-//! its process keeps every byte written ([`SimDisk::kill`]); power loss drops what was not synced
-//! ([`SimDisk::power_loss`]) and gives the clock another boot id ([`SimClock::reboot`]).
+//! A *machine* in a simulation is a [`SimClock`], one or more [`SimDisk`]s and a [`SimNet`] under a name in turmoil's
+//! network. Killing its process keeps every byte written ([`SimDisk::kill`]) and closes its connections
+//! ([`SimNet::kill`]); power loss drops what was not synced ([`SimDisk::power_loss`]), tells nobody
+//! ([`SimNet::power_loss`]) and gives the clock another boot id ([`SimClock::reboot`]).
 mod clock;
 mod disk;
 mod fault;
@@ -20,11 +21,11 @@ pub use trace::{Event, Trace};
 use crate::{Blocking, Env, Rng};
 use std::sync::Arc;
 
-/// What a simulated process gets: its machine's clock, turmoil's network, chance from `seed`, no threads.
-pub fn env(clock: &SimClock, trace: &Trace, seed: u64) -> Env {
+/// What a simulated process gets: its machine's clock and network, chance from `seed`, no threads.
+pub fn env(clock: &SimClock, net: &SimNet, seed: u64) -> Env {
     Env {
         clock: Arc::new(clock.clone()),
-        net: Arc::new(SimNet::new(trace.clone())),
+        net: Arc::new(net.mount()),
         rng: Rng::from_seed(seed),
         blocking: Blocking::Inline,
     }

@@ -12,6 +12,6 @@ mod world;
 
 pub use cluster::Cluster;
 pub use model::FileModel;
-pub use report::{seeds, with_seed};
+pub use report::{run, seeds, with_seed};
 pub use workload::Files;
 pub use world::{Running, World};

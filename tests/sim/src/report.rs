@@ -1,15 +1,24 @@
 //! Seeds and logs: how a failure is told, and how to see it again.
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// `CAIRN_SEED=n` runs that seed alone, with its log on standard error.
-pub fn seeds(all: std::ops::Range<u64>) -> Vec<u64> {
+/// `CAIRN_SEED=n` runs that seed alone, with its log on standard error; `CAIRN_SEEDS=a..b` a hunt over others than `all`.
+pub fn seeds(all: Range<u64>) -> Vec<u64> {
     match the_seed() {
         Some(seed) => vec![seed],
-        None => all.collect(),
+        None => the_hunt().unwrap_or(all).collect(),
     }
+}
+
+fn the_hunt() -> Option<Range<u64>> {
+    let asked = std::env::var("CAIRN_SEEDS").ok()?;
+    let range = asked
+        .split_once("..")
+        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    Some(range.unwrap_or_else(|| panic!("CAIRN_SEEDS={asked}: not like 100..400")))
 }
 
 fn the_seed() -> Option<u64> {
@@ -36,6 +45,21 @@ pub fn with_seed<T>(seed: u64, allowed: &[&str], scenario: impl FnOnce(u64) -> a
         }
     });
     result.map_err(|e| e.context(format!("seed {seed}: CAIRN_SEED={seed} replays it")))
+}
+
+/// Runs a scenario with each of the seeds; panics at the end if it failed with any.
+pub fn run(all: Range<u64>, scenario: impl Fn(u64) -> anyhow::Result<()>) {
+    let failed: Vec<String> = seeds(all)
+        .into_iter()
+        .filter_map(|seed| with_seed(seed, &[], &scenario).err())
+        .map(|e| format!("{e:?}"))
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{} seeds failed:\n{}",
+        failed.len(),
+        failed.join("\n\n")
+    );
 }
 
 struct TellSeed(u64);

@@ -1,7 +1,7 @@
 //! Machines in a simulated network, and what can befall them.
 use anyhow::{Result, anyhow, ensure};
 use cairn_io::Env;
-use cairn_io::sim::{self, SimClock, SimDisk, Trace};
+use cairn_io::sim::{self, SimClock, SimDisk, SimNet, Trace};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::cell::{Cell, RefCell};
@@ -15,9 +15,10 @@ const LATENCY_MAX: Duration = Duration::from_millis(10);
 /// Scenarios have deadlines of their own, long before.
 const SIMULATION_MAX: Duration = Duration::from_secs(100_000);
 
-/// One machine: its clock and disks outlive its processes.
+/// One machine: its clock, network and disks outlive its processes.
 struct Machine {
     clock: SimClock,
+    net: SimNet,
     disks: Vec<SimDisk>,
     /// Processes started so far: each has chance of its own.
     starts: Rc<Cell<u64>>,
@@ -71,18 +72,24 @@ impl World {
             .collect();
         let clock = SimClock::new(self.chance_of(name, 0));
         let starts = Rc::new(Cell::new(0));
-        let (seed, trace) = (self.chance_of(name, 1), self.trace.clone());
+        let net = SimNet::new(self.trace.clone());
+        let seed = self.chance_of(name, 1);
         let process = {
-            let (disks, clock, starts) = (disks.clone(), clock.clone(), starts.clone());
+            let (disks, clock, net, starts) = (disks.clone(), clock.clone(), net.clone(), starts.clone());
             move || {
                 starts.set(starts.get() + 1);
-                let env = sim::env(&clock, &trace, seed.wrapping_add(starts.get()));
+                let env = sim::env(&clock, &net, seed.wrapping_add(starts.get()));
                 let running = software(env, disks.iter().map(SimDisk::mount).collect());
                 async move { running.await.map_err(Into::into) }
             }
         };
         self.sim.host(name, process);
-        let machine = Machine { clock, disks, starts };
+        let machine = Machine {
+            clock,
+            net,
+            disks,
+            starts,
+        };
         self.machines.insert(name.to_owned(), machine);
     }
 
@@ -100,20 +107,24 @@ impl World {
         &self.machines[name].clock
     }
 
-    /// kill -9: what was written stays, connections break.
+    /// kill -9: what was written stays, connections are closed.
     pub fn kill(&mut self, name: &str) {
         // the disks first: what a process does while it is being dropped, a killed one does not
-        self.machines[name].disks.iter().for_each(SimDisk::kill);
+        let machine = &self.machines[name];
+        machine.disks.iter().for_each(SimDisk::kill);
+        machine.net.kill();
         self.sim.crash(name);
         self.trace.mark("kill", 0);
     }
 
-    /// Power is cut: any part of what was not synced is lost, and the boot id changes.
+    /// Power is cut: any part of what was not synced is lost, the boot id changes, and connections go dead without a
+    /// word until the machine is started again.
     pub fn power_loss(&mut self, name: &str) {
         let machine = &self.machines[name];
         for disk in &machine.disks {
             disk.power_loss(&mut self.rng);
         }
+        machine.net.power_loss();
         self.sim.crash(name);
         self.machines[name].clock.reboot(self.rng.random());
         self.trace.mark("power loss", 0);
@@ -175,7 +186,7 @@ impl World {
         self.clients += 1;
         let name = format!("client{}", self.clients);
         let clock = SimClock::new(self.chance_of(&name, 0));
-        let env = sim::env(&clock, &self.trace, self.chance_of(&name, 1));
+        let env = sim::env(&clock, &SimNet::new(self.trace.clone()), self.chance_of(&name, 1));
         let result = Rc::new(RefCell::new(None));
         let running = program(env);
         let slot = result.clone();
