@@ -47,11 +47,11 @@ pub fn with_seed<T>(seed: u64, allowed: &[&str], scenario: impl FnOnce(u64) -> a
     result.map_err(|e| e.context(format!("seed {seed}: CAIRN_SEED={seed} replays it")))
 }
 
-/// Runs a scenario with each of the seeds; panics at the end if it failed with any.
-pub fn run(all: Range<u64>, scenario: impl Fn(u64) -> anyhow::Result<()>) {
+/// Runs a scenario with each of the seeds, as [`with_seed`] does; panics at the end if it failed with any.
+pub fn run(all: Range<u64>, allowed: &[&str], scenario: impl Fn(u64) -> anyhow::Result<()>) {
     let failed: Vec<String> = seeds(all)
         .into_iter()
-        .filter_map(|seed| with_seed(seed, &[], &scenario).err())
+        .filter_map(|seed| with_seed(seed, allowed, &scenario).err())
         .map(|e| format!("{e:?}"))
         .collect();
     assert!(

@@ -112,7 +112,7 @@ fn traced(seed: u64, trace: Trace) -> Result<()> {
 
 #[test]
 fn a_lost_chunkserver_loses_nothing_and_its_replicas_are_made_anew() {
-    run(0..5, scenario);
+    run(0..5, &[], scenario);
 }
 
 /// What the run of `seed` did, in a line an event.

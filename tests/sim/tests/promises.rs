@@ -1,0 +1,374 @@
+//! docs/semantics.md, promise by promise, each in the situation that threatens it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use cairn_client::{Admin, Client, Create, File, FileKind, Make, OpenMode, RenameFlags, errno};
+use cairn_io::Env;
+use cairn_sim::{Cluster, Files, run};
+use cairn_types::Inode;
+use rand::Rng;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longer than a client's timeout.
+const SOON: Duration = Duration::from_secs(60);
+const LENGTH: usize = 100_000;
+/// A chunk file's header and table.
+const DATA_AT: u64 = 8192;
+
+async fn create(client: &Client) -> Result<File> {
+    let create = Create {
+        mode: 0o644,
+        ..Create::default()
+    };
+    let (_, _, file) = client.create(Inode::ROOT, b"file", create).await?;
+    Ok(file)
+}
+
+fn filled(with: u8) -> Bytes {
+    vec![with; LENGTH].into()
+}
+
+/// A file of one chunk, written, synced and closed.
+async fn write_file(env: Env) -> Result<()> {
+    let client = Cluster::client(&env).await?;
+    let file = create(&client).await?;
+    file.write_at(0, filled(7)).await?;
+    file.fsync().await?;
+    file.close().await?;
+    Ok(client.shutdown().await?)
+}
+
+async fn open(client: &Client) -> Result<File> {
+    let attr = client.lookup(Inode::ROOT, b"file").await?;
+    Ok(client.open(attr.ino, OpenMode::READ).await?)
+}
+
+async fn expect(env: Env, with: u8) -> Result<()> {
+    let client = Cluster::client(&env).await?;
+    let file = open(&client).await?;
+    ensure!(file.read_at(0, LENGTH).await? == filled(with), "other bytes");
+    file.close().await?;
+    Ok(client.shutdown().await?)
+}
+
+fn fails_with_eio<T>(what: &str, result: cairn_client::Result<T>) -> Result<()> {
+    let error = result.err().with_context(|| format!("{what} succeeded"))?;
+    ensure!(error.errno() == errno::EIO, "{what}: {error}");
+    Ok(())
+}
+
+/// Machines that hold chunk files, with the files.
+fn replicas(cluster: &Cluster) -> Vec<(String, PathBuf)> {
+    let on = |name: &String| {
+        let files = cluster.world.disks(name)[0].files().into_iter();
+        let chunks = files.filter(|path| path.extension().is_some_and(|e| e == "chunk"));
+        let name = name.clone();
+        chunks.map(move |path| (name.clone(), path)).collect::<Vec<_>>()
+    };
+    cluster.servers.iter().flat_map(on).collect()
+}
+
+fn directory(n: usize) -> Vec<u8> {
+    format!("d{n}").into_bytes()
+}
+
+fn renamed(n: usize) -> Vec<u8> {
+    format!("r{n}").into_bytes()
+}
+
+/// The master dies again and again, with and without its page cache: each call is done once, and stays done.
+#[test]
+fn promise_1_namespace_operations_are_durable_and_applied_once() {
+    const NAMES: usize = 60;
+    run(0..5, &[], |seed| {
+        let mut cluster = Cluster::start(seed, 0)?;
+        let running = cluster.world.spawn(move |env| async move {
+            let client = Cluster::client(&env).await?;
+            for n in 0..NAMES {
+                let make = Make {
+                    kind: FileKind::Directory,
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                    rdev: 0,
+                    target: Bytes::new(),
+                };
+                client
+                    .make(Inode::ROOT, &directory(n), make)
+                    .await
+                    .with_context(|| format!("mkdir {n}"))?;
+                let flags = RenameFlags::default();
+                let (from, to) = (directory(n), renamed(n));
+                let rename = client.rename(Inode::ROOT, &from, Inode::ROOT, &to, flags);
+                rename.await.with_context(|| format!("rename {n}"))?;
+            }
+            Ok(client.shutdown().await?)
+        });
+        for _ in 0..4 {
+            let pause = Duration::from_millis(cluster.world.rng.random_range(0..300));
+            cluster.world.run_for(pause)?;
+            match cluster.world.rng.random() {
+                true => cluster.world.power_loss("master"),
+                false => cluster.world.kill("master"),
+            }
+            cluster.world.start("master");
+        }
+        cluster.world.finish("names", SOON * 2, running)?;
+        cluster.world.power_loss("master");
+        cluster.world.start("master");
+        cluster.world.run("list", SOON, |env| async move {
+            let client = Cluster::client(&env).await?;
+            let page = client.readdir(Inode::ROOT, 0, 1_000).await?;
+            let mut names: Vec<_> = page.entries.into_iter().map(|entry| entry.name).collect();
+            let mut expected: Vec<_> = (0..NAMES).map(renamed).map(Bytes::from).collect();
+            names.sort();
+            expected.sort();
+            ensure!(names == expected, "{names:?}");
+            Ok(client.shutdown().await?)
+        })
+    });
+}
+
+/// The moment that an fsync returns, each of the three disks alone would do.
+#[test]
+fn promise_2a_a_synced_write_is_on_every_replica_s_disk() {
+    run(0..5, &[], |seed| {
+        let mut cluster = Cluster::start(seed, 3)?;
+        cluster.world.run("write", SOON, |env| async move {
+            let client = Cluster::client(&env).await?;
+            let file = create(&client).await?;
+            file.write_at(0, filled(7)).await?;
+            Ok(file.fsync().await?)
+        })?;
+        for name in cluster.servers.clone() {
+            cluster.world.disks(&name)[0].drop_unsynced();
+        }
+        let chunks = cluster.check_disks()?;
+        let replicas = chunks.values().next().context("a chunk")?;
+        ensure!(chunks.len() == 1 && replicas.len() == 3, "{} replicas", replicas.len());
+        ensure!(replicas.iter().all(|r| r.data == filled(7)), "other bytes");
+        Ok(())
+    });
+}
+
+/// Two of three servers are dead: a write waits, and goes on as soon as there are two again.
+#[test]
+fn promise_2b_a_write_below_the_minimum_waits_for_repair() {
+    run(0..5, &[], |seed| {
+        let mut cluster = Cluster::start(seed, 3)?;
+        cluster.world.run("write", SOON, write_file)?;
+        cluster.world.kill("cs0");
+        cluster.world.kill("cs1");
+        let writing = cluster.world.spawn(|env| async move {
+            let client = Cluster::client(&env).await?;
+            let file = create(&client).await?;
+            file.write_at(0, filled(8)).await?;
+            file.fsync().await?;
+            file.close().await?;
+            Ok(client.shutdown().await?)
+        });
+        cluster.world.run_for(Duration::from_secs(15))?;
+        ensure!(!writing.is_done(), "written with one replica");
+        cluster.world.start("cs1");
+        cluster.world.finish("the write", SOON, writing)?;
+        cluster.world.run("read", SOON, |env| expect(env, 8))
+    });
+}
+
+/// They stay dead: the write fails in time, and so does, in one way, all that follows on that open file.
+#[test]
+fn promises_2b_and_6b_a_write_that_cannot_be_kept_fails_every_following_write_fsync_and_close() {
+    run(0..5, &["a write was lost"], |seed| {
+        let mut cluster = Cluster::start(seed, 3)?;
+        cluster.world.run("write", SOON, write_file)?;
+        cluster.world.kill("cs0");
+        cluster.world.kill("cs1");
+        cluster.world.run("failing", SOON, |env| async move {
+            let client = Cluster::client(&env).await?;
+            let file = create(&client).await?;
+            file.write_at(0, filled(8))
+                .await
+                .context("write(2) returns once the bytes are held")?;
+            fails_with_eio("fsync", file.fsync().await)?;
+            fails_with_eio("a write", file.write_at(0, filled(9)).await)?;
+            fails_with_eio("another fsync", file.fsync().await)?;
+            fails_with_eio("close", file.close().await)
+        })?;
+        cluster.world.start("cs0");
+        cluster.world.start("cs1");
+        cluster.wait_servers(3, SOON)?;
+        cluster.world.run("open anew", SOON, |env| async move {
+            let client = Cluster::client(&env).await?;
+            let file = create(&client).await?;
+            file.write_at(0, filled(10)).await?;
+            file.close().await?;
+            Ok(client.shutdown().await?)
+        })?;
+        cluster.world.run("read", SOON, |env| expect(env, 10))
+    });
+}
+
+/// A replica that the master cannot reach, but the reader can: neither it nor the reader's stale knowledge of the
+/// chunk gives old bytes once the new ones were acknowledged.
+#[test]
+fn promise_3a_and_3b_a_read_sees_every_acknowledged_write_and_no_stale_replica() {
+    run(0..10, &[], |seed| {
+        let mut cluster = Cluster::start(seed, 4)?;
+        cluster.world.run("write", SOON, write_file)?;
+        let both = cluster.world.spawn(|env| async move {
+            let (writer, reader) = (Cluster::client(&env).await?, Cluster::client(&env).await?);
+            let (to, from) = (create(&writer).await?, open(&reader).await?);
+            for round in 0..100 {
+                to.write_at(0, filled(round)).await?;
+                to.flush().await?;
+                let found = from.read_at(0, LENGTH).await?;
+                ensure!(found == filled(round), "round {round}: read {:?}", found.first());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        });
+        let (victim, _) = replicas(&cluster).swap_remove(seed as usize % 3);
+        cluster.world.run_for(Duration::from_millis(200))?;
+        for name in cluster.machines() {
+            if name != victim {
+                cluster.world.partition(&victim, &name);
+            }
+        }
+        cluster.world.finish("writes and reads", SOON, both)
+    });
+}
+
+/// A chunkserver dies in the middle of writes, with or without its page cache.
+#[test]
+fn promise_4_replicas_are_identical_after_half_done_writes() {
+    run(0..10, &[], |seed| {
+        let mut cluster = Cluster::start(seed, 3)?;
+        let files = Files::default();
+        let writing = files.clone();
+        let writer = cluster.world.spawn(move |env| async move {
+            let client = Cluster::client(&env).await?;
+            let file = writing.create(&client, "file").await?;
+            for _ in 0..60 {
+                // power loss may take what was not synced, and says so
+                if writing.write_round(&env, "file", &file).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        });
+        let moment = Duration::from_millis(cluster.world.rng.random_range(100..500));
+        cluster.world.run_for(moment)?;
+        let victim = format!("cs{}", seed % 3);
+        match seed % 2 {
+            0 => cluster.world.kill(&victim),
+            _ => cluster.world.power_loss(&victim),
+        }
+        cluster.world.start(&victim);
+        cluster.world.finish("writes", SOON * 2, writer)?;
+        cluster.wait_servers(3, SOON)?;
+        cluster.wait_healthy(SOON)?;
+        cluster.check_disks()?;
+        cluster
+            .world
+            .run("read back", SOON, |env| async move { files.check(env).await })
+    });
+}
+
+/// A reader that had the file open and read it sees, once it opens it again, what another closed meanwhile: other
+/// bytes, another length; also while servers die.
+#[test]
+fn promise_6a_an_open_sees_what_another_client_has_closed() {
+    run(0..5, &[], |seed| {
+        let mut cluster = Cluster::start(seed, 4)?;
+        cluster.world.run("write", SOON, write_file)?;
+        let both = cluster.world.spawn(|env| async move {
+            let (writer, reader) = (Cluster::client(&env).await?, Cluster::client(&env).await?);
+            let mut old = open(&reader).await?;
+            for round in 0..40 {
+                let length = LENGTH + 1_000 * usize::from(round % 7);
+                let bytes = Bytes::from(vec![round; length]);
+                let to = create(&writer).await?;
+                to.truncate(0).await?;
+                to.write_at(0, bytes.clone()).await?;
+                to.close().await?;
+                let new = open(&reader).await?;
+                ensure!(new.attr().size == length as u64, "round {round}: {:?}", new.attr());
+                let found = new.read_at(0, 2 * LENGTH).await?;
+                ensure!(
+                    found == bytes,
+                    "round {round}: {} bytes of {:?}",
+                    found.len(),
+                    found.first()
+                );
+                std::mem::replace(&mut old, new).close().await?;
+            }
+            Ok(())
+        });
+        cluster.world.run_for(Duration::from_millis(300))?;
+        let victim = format!("cs{}", seed % 4);
+        cluster.world.kill(&victim);
+        cluster.world.run_for(Duration::from_secs(1))?;
+        cluster.world.start(&victim);
+        cluster.world.finish("writes and opens", SOON, both)
+    });
+}
+
+/// Unlinked, it is kept; its trash emptied, no replica goes before the grace is over, and none that cannot ask.
+#[test]
+fn promise_7_replicas_are_deleted_late_and_after_asking() {
+    run(0..3, &[], |seed| {
+        let mut cluster = Cluster::start(seed, 3)?;
+        cluster.world.run("write", SOON, write_file)?;
+        cluster.world.run("unlink", SOON, |env| async move {
+            let client = Cluster::client(&env).await?;
+            client.unlink(Inode::ROOT, b"file").await?;
+            Ok(client.shutdown().await?)
+        })?;
+        cluster.world.run_for(Duration::from_secs(20))?;
+        ensure!(replicas(&cluster).len() == 3, "in the trash");
+        cluster.world.run("empty the trash", SOON, |env| async move {
+            let client = Cluster::client(&env).await?;
+            ensure!(client.trash_empty(&[]).await?.count == 1);
+            Ok(client.shutdown().await?)
+        })?;
+        cluster.world.partition("cs0", "master");
+        cluster.world.run_for(Duration::from_secs(1))?;
+        ensure!(replicas(&cluster).len() == 3, "within the grace");
+        cluster.world.run_for(Duration::from_secs(30))?;
+        let left = replicas(&cluster);
+        ensure!(left.len() == 1 && left[0].0 == "cs0", "after the grace: {left:?}");
+        cluster.world.repair("cs0", "master");
+        cluster.world.run_for(Duration::from_secs(30))?;
+        ensure!(replicas(&cluster).is_empty(), "at last");
+        Ok(())
+    });
+}
+
+/// A bit of one replica rots: no read gives it, and it is found and repaired from the others.
+#[test]
+fn promise_8_corruption_is_found_and_repaired_and_never_read() {
+    run(0..6, &[], |seed| {
+        let mut cluster = Cluster::start(seed, 3)?;
+        cluster.world.run("write", SOON, write_file)?;
+        cluster.wait_healthy(SOON)?;
+        let (name, path) = replicas(&cluster).swap_remove(seed as usize % 3);
+        let bit = (DATA_AT + cluster.world.rng.random_range(0..LENGTH as u64)) * 8;
+        ensure!(cluster.world.disks(&name)[0].flip(&path, bit));
+        ensure!(cluster.check_disks().is_err());
+        for _ in 0..3 {
+            cluster.world.run("read", SOON, |env| expect(env, 7))?;
+        }
+        cluster.world.run("scrub", SOON, |env| async move {
+            Ok(Admin::connect("master:7600", env).await?.scrub_now().await?)
+        })?;
+        cluster.wait("the repair", SOON, |status| {
+            status
+                .health
+                .is_some_and(|h| h.corrupt_found >= 1 && h.corrupt_repaired >= 1)
+        })?;
+        cluster.wait_healthy(SOON)?;
+        cluster.check_disks()?;
+        cluster.world.run("read", SOON, |env| expect(env, 7))
+    });
+}
