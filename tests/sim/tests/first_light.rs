@@ -80,14 +80,7 @@ fn traced(seed: u64, trace: Trace) -> Result<()> {
     let mut cluster = Cluster::start_traced(seed, 4, trace)?;
     cluster.world.run("write", SOON, |env| write(env, seed))?;
     cluster.wait_healthy(SOON)?;
-    // one that has replicas
-    let victim = cluster.servers.iter().find(|name| {
-        let files = cluster.world.disks(name).iter().flat_map(|disk| disk.files());
-        files
-            .into_iter()
-            .any(|path| path.extension().is_some_and(|e| e == "chunk"))
-    });
-    let victim = victim.expect("a replica somewhere").clone();
+    let (victim, _) = cluster.chunk_files().swap_remove(0);
     cluster.world.kill(&victim);
     cluster
         .world

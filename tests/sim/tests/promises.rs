@@ -7,7 +7,6 @@ use cairn_io::Env;
 use cairn_sim::{Cluster, Files, run};
 use cairn_types::Inode;
 use rand::Rng;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Longer than a client's timeout.
@@ -56,17 +55,6 @@ fn fails_with_eio<T>(what: &str, result: cairn_client::Result<T>) -> Result<()> 
     let error = result.err().with_context(|| format!("{what} succeeded"))?;
     ensure!(error.errno() == errno::EIO, "{what}: {error}");
     Ok(())
-}
-
-/// Machines that hold chunk files, with the files.
-fn replicas(cluster: &Cluster) -> Vec<(String, PathBuf)> {
-    let on = |name: &String| {
-        let files = cluster.world.disks(name)[0].files().into_iter();
-        let chunks = files.filter(|path| path.extension().is_some_and(|e| e == "chunk"));
-        let name = name.clone();
-        chunks.map(move |path| (name.clone(), path)).collect::<Vec<_>>()
-    };
-    cluster.servers.iter().flat_map(on).collect()
 }
 
 fn directory(n: usize) -> Vec<u8> {
@@ -228,7 +216,7 @@ fn promise_3a_and_3b_a_read_sees_every_acknowledged_write_and_no_stale_replica()
             }
             Ok(())
         });
-        let (victim, _) = replicas(&cluster).swap_remove(seed as usize % 3);
+        let (victim, _) = cluster.chunk_files().swap_remove(seed as usize % 3);
         cluster.world.run_for(Duration::from_millis(200))?;
         for name in cluster.machines() {
             if name != victim {
@@ -326,7 +314,7 @@ fn promise_7_replicas_are_deleted_late_and_after_asking() {
             Ok(client.shutdown().await?)
         })?;
         cluster.world.run_for(Duration::from_secs(20))?;
-        ensure!(replicas(&cluster).len() == 3, "in the trash");
+        ensure!(cluster.chunk_files().len() == 3, "in the trash");
         cluster.world.run("empty the trash", SOON, |env| async move {
             let client = Cluster::client(&env).await?;
             ensure!(client.trash_empty(&[]).await?.count == 1);
@@ -334,13 +322,13 @@ fn promise_7_replicas_are_deleted_late_and_after_asking() {
         })?;
         cluster.world.partition("cs0", "master");
         cluster.world.run_for(Duration::from_secs(1))?;
-        ensure!(replicas(&cluster).len() == 3, "within the grace");
+        ensure!(cluster.chunk_files().len() == 3, "within the grace");
         cluster.world.run_for(Duration::from_secs(30))?;
-        let left = replicas(&cluster);
+        let left = cluster.chunk_files();
         ensure!(left.len() == 1 && left[0].0 == "cs0", "after the grace: {left:?}");
         cluster.world.repair("cs0", "master");
         cluster.world.run_for(Duration::from_secs(30))?;
-        ensure!(replicas(&cluster).is_empty(), "at last");
+        ensure!(cluster.chunk_files().is_empty(), "at last");
         Ok(())
     });
 }
@@ -348,11 +336,11 @@ fn promise_7_replicas_are_deleted_late_and_after_asking() {
 /// A bit of one replica rots: no read gives it, and it is found and repaired from the others.
 #[test]
 fn promise_8_corruption_is_found_and_repaired_and_never_read() {
-    run(0..6, &[], |seed| {
+    run(0..6, &["replica damaged"], |seed| {
         let mut cluster = Cluster::start(seed, 3)?;
         cluster.world.run("write", SOON, write_file)?;
         cluster.wait_healthy(SOON)?;
-        let (name, path) = replicas(&cluster).swap_remove(seed as usize % 3);
+        let (name, path) = cluster.chunk_files().swap_remove(seed as usize % 3);
         let bit = (DATA_AT + cluster.world.rng.random_range(0..LENGTH as u64)) * 8;
         ensure!(cluster.world.disks(&name)[0].flip(&path, bit));
         ensure!(cluster.check_disks().is_err());

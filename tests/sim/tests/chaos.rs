@@ -1,0 +1,114 @@
+//! Faults of all kinds while clients write and read: no read ever gives what it must not, and when the faults stop,
+//! the cluster heals and every promised byte is there.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+use anyhow::{Result, ensure};
+use cairn_sim::{Cluster, Files, World, run};
+use rand::Rng;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(120);
+const CHUNKSERVERS: usize = 4;
+const WRITERS: usize = 2;
+const FAULTS: usize = 6;
+
+/// One fault, and its end after a while.
+fn disturb(cluster: &mut Cluster) -> Result<()> {
+    let rng = &mut cluster.world.rng;
+    let kind = rng.random_range(0..10);
+    let a = cluster.servers[rng.random_range(0..CHUNKSERVERS)].clone();
+    let b = cluster.servers[rng.random_range(0..CHUNKSERVERS)].clone();
+    // shorter and longer than a lease
+    let lasts = Duration::from_millis(rng.random_range(10..3_000));
+    let pause = Duration::from_millis(rng.random_range(0..1_000));
+    let restart = |world: &mut World, name: &str, power: bool| {
+        if power {
+            world.power_loss(name)
+        } else {
+            world.kill(name)
+        }
+        world.run_for(lasts)?;
+        world.start(name);
+        anyhow::Ok(())
+    };
+    let world = &mut cluster.world;
+    match kind {
+        0..=2 => restart(world, &a, false)?,
+        3..=4 => restart(world, &a, true)?,
+        5 => restart(world, "master", false)?,
+        6 => restart(world, "master", true)?,
+        _ => {
+            let other = if kind < 9 || a == b { "master" } else { &b };
+            world.partition(&a, other);
+            world.run_for(lasts)?;
+            world.repair(&a, other);
+        }
+    }
+    world.run_for(pause)
+}
+
+async fn keep_writing(
+    files: Files,
+    env: cairn_io::Env,
+    name: String,
+    stop: std::rc::Rc<std::cell::Cell<bool>>,
+) -> Result<()> {
+    let client = Cluster::client(&env).await?;
+    let mut rounds = 0;
+    while !stop.get() {
+        // a failure is told to every later call on the open file: open it again, and go on
+        let Ok(file) = files.create(&client, &name).await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        while !stop.get() && files.write_round(&env, &name, &file).await.is_ok() {
+            rounds += 1;
+        }
+    }
+    ensure!(rounds > 0, "{name}: nothing was ever promised");
+    Ok(())
+}
+
+fn scenario(seed: u64) -> Result<()> {
+    let mut cluster = Cluster::start(seed, CHUNKSERVERS)?;
+    let files = Files::default();
+    let stop = std::rc::Rc::new(std::cell::Cell::new(false));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|n| {
+            let (files, stop) = (files.clone(), stop.clone());
+            cluster
+                .world
+                .spawn(move |env| keep_writing(files, env, format!("file{n}"), stop))
+        })
+        .collect();
+    let (reading, stopped) = (files.clone(), stop.clone());
+    let reader = cluster.world.spawn(move |env| async move {
+        while !stopped.get() {
+            if let Err(e) = reading.check(env.clone()).await {
+                // what could not be read in time is no wrong answer
+                ensure!(e.downcast_ref::<cairn_client::Error>().is_some(), "{e:#}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    });
+    for _ in 0..FAULTS {
+        disturb(&mut cluster)?;
+    }
+    stop.set(true);
+    cluster.wait_servers(CHUNKSERVERS, SOON)?;
+    for writer in writers {
+        cluster.world.finish("a writer's end", SOON, writer)?;
+    }
+    cluster.world.finish("the reader's end", SOON, reader)?;
+    cluster.wait_healthy(SOON)?;
+    cluster
+        .world
+        .run("read back", SOON, |env| async move { files.check(env).await })?;
+    cluster.wait_disks(3, SOON)?;
+    Ok(())
+}
+
+#[test]
+fn faults_never_show_wrong_bytes_and_heal() {
+    run(0..30, &[], scenario);
+}
