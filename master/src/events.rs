@@ -22,11 +22,17 @@ impl Events {
         self.ring.push_back(Event { at_ns, text });
     }
 
-    pub fn corrupt(&mut self, handle: ChunkHandle, disk: DiskId) {
-        self.corrupt_found += 1;
-        if self.corrupt.len() < REPAIR_QUEUE_MAX {
-            self.corrupt.insert((handle, disk));
+    /// False: it is known already; a scrub, readers and heartbeats tell of the same replica.
+    pub fn corrupt(&mut self, handle: ChunkHandle, disk: DiskId) -> bool {
+        let key = (handle, disk);
+        if self.corrupt.contains(&key) {
+            return false;
         }
+        if self.corrupt.len() < REPAIR_QUEUE_MAX {
+            self.corrupt.insert(key);
+        }
+        self.corrupt_found += 1;
+        true
     }
 
     /// Of the chunk's corrupt replicas, those for which `is_over` holds count as repaired. Gives how many.

@@ -56,10 +56,19 @@ pub fn needs_reconfiguration(chunk: &ChunkInfo, replica: &Replica, under_way: bo
 
 /// Whether a server may unlink the replica of version `version` on `disk` (promise 7: asked again before the deed).
 /// `drawn`: the handle is of this log ([`crate::State::was_drawn`]); `wanted`: a reconfiguration or a fill that is
-/// under way uses this disk.
-pub fn may_delete(chunk: Option<&ChunkInfo>, drawn: bool, disk: DiskId, version: Version, wanted: bool) -> bool {
+/// under way uses this disk; `unreadable`: its server says that the header is damaged, so that nothing is served or
+/// copied from it whatever its version.
+pub fn may_delete(
+    chunk: Option<&ChunkInfo>,
+    drawn: bool,
+    disk: DiskId,
+    version: Version,
+    unreadable: bool,
+    wanted: bool,
+) -> bool {
     match chunk {
         _ if wanted || !drawn => false,
+        Some(chunk) if unreadable => version <= chunk.version,
         None => true,
         Some(chunk) if chunk.members.contains(&disk) => version < chunk.version,
         Some(chunk) => version <= chunk.version,
@@ -145,7 +154,8 @@ mod tests {
         for n in [1, 3] {
             let above = replica(n, Version::new(6, 1));
             assert_eq!(verdict(Some(&chunk), &above, false), Verdict::Wait);
-            assert!(!may_delete(Some(&chunk), true, above.disk, above.version, false));
+            assert!(!may_delete(Some(&chunk), true, above.disk, above.version, false, false));
+            assert!(!may_delete(Some(&chunk), true, above.disk, above.version, true, false));
         }
         assert!(needs_reconfiguration(&chunk, &replica(1, Version::new(6, 1)), false));
     }
@@ -154,13 +164,27 @@ mod tests {
     fn p7_only_what_the_log_has_moved_past_may_be_deleted() {
         let chunk = chunk();
         let lower = Version::new(5, 6);
-        assert!(may_delete(None, true, disk(1), V, false));
-        assert!(!may_delete(None, false, disk(1), V, false), "another log's chunk");
-        assert!(!may_delete(None, true, disk(1), V, true), "wanted");
-        assert!(!may_delete(Some(&chunk), true, disk(1), V, false), "a member");
-        assert!(may_delete(Some(&chunk), true, disk(1), lower, false), "a stale member");
-        assert!(may_delete(Some(&chunk), true, disk(3), V, false), "no member");
-        assert!(!may_delete(Some(&chunk), true, disk(3), lower, true), "being filled");
+        assert!(may_delete(None, true, disk(1), V, false, false));
+        assert!(
+            !may_delete(None, false, disk(1), V, false, false),
+            "another log's chunk"
+        );
+        assert!(!may_delete(None, true, disk(1), V, false, true), "wanted");
+        assert!(!may_delete(Some(&chunk), true, disk(1), V, false, false), "a member");
+        assert!(
+            may_delete(Some(&chunk), true, disk(1), lower, false, false),
+            "a stale member"
+        );
+        assert!(may_delete(Some(&chunk), true, disk(3), V, false, false), "no member");
+        assert!(
+            !may_delete(Some(&chunk), true, disk(3), lower, false, true),
+            "being filled"
+        );
+        assert!(
+            may_delete(Some(&chunk), true, disk(1), V, true, false),
+            "a header is bad"
+        );
+        assert!(!may_delete(Some(&chunk), true, disk(1), V, true, true), "wanted");
     }
 
     #[test]

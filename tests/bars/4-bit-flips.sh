@@ -19,14 +19,16 @@ count() { status | jq ".health.$1"; }
 repaired() { [ "$(count corrupt_repaired)" -gt "$1" ]; }
 clean() { /usr/bin/python3 "$ROOT/tests/bars/read_chunk.py" "$WORK"/cs1 "$WORK"/cs2 "$WORK"/cs3; }
 right() { [ "$("$CAIRN" cat "$1" | sha256sum)" = "$want" ] && [ "$(sha256sum < "mnt$1")" = "$want" ]; }
-drop() { echo 3 > /proc/sys/vm/drop_caches; }
+drop() { dd "if=mnt$1" iflag=nocache count=0 status=none; } # the client's pages of that file
 
 for how in read scrub; do for what in data table header; do for server in 1 2 3; do
   f=/$how-$what-$server; "$CAIRN" cp source cairn:$f
   file=$(file_at "$(chunk_of $f)" $server); before=$(count corrupt_repaired)
-  $FLIP "$file" $what; drop
+  $FLIP "$file" $what; drop $f
   if [ $how = read ]; then
-    "$CAIRN" fsck "$f" > fsck.out 2>&1 && die "fsck did not see the flipped bit in $file"   # reads each replica
+    # reads each replica
+    if "$CAIRN" fsck "$f" > fsck.out 2>&1; then die "fsck did not see the flipped bit in $file: $(cat fsck.out)"; fi
+    grep -q "127.0.0.1:$((PORT + 10 * server)): .*corrupt" fsck.out || die "fsck does not name the replica: $(cat fsck.out)"
   else
     "$CAIRN" admin scrub --now --wait
   fi
@@ -40,14 +42,15 @@ for how in read scrub; do for what in data table header; do for server in 1 2 3;
 done; done; done
 
 f=/two; "$CAIRN" cp source cairn:$f; chunk=$(chunk_of $f)
-for s in 1 2; do $FLIP "$(file_at "$chunk" $s)" data; done; drop
+for s in 1 2; do $FLIP "$(file_at "$chunk" $s)" data; done; drop $f
 right $f || die "two bad replicas: wrong bytes"
 "$CAIRN" admin scrub --now --wait
 within 60 clean || die "two bad replicas: not repaired"
 say "two replicas: right bytes, repaired"
 
 f=/three; "$CAIRN" cp source cairn:$f; chunk=$(chunk_of $f)
-for s in 1 2 3; do $FLIP "$(file_at "$chunk" $s)" data; done; drop
+"$CAIRN" admin scrub --now --wait   # so that what the end of the copy's session causes is over
+for s in 1 2 3; do $FLIP "$(file_at "$chunk" $s)" data; done; drop $f
 "$CAIRN" cat $f > out 2> err && die "three bad replicas: no error"
 cat mnt$f > out2 2> err2 && die "three bad replicas: the mount gave no error"
 grep -q 'Input/output error' err2 || die "not EIO: $(cat err2)"

@@ -5,8 +5,9 @@ use crate::failure::{Failure, Result};
 use crate::output::{count, human_bytes, json, table};
 use crate::path::ClusterPath;
 use crate::remote::{PIECE_BYTES, Remote, Tally, fail};
-use cairn_client::{Admin, Attr, Client, FileKind, Location, Member};
+use cairn_client::{Admin, Attr, Client, Error, FileKind, Location, Member};
 use cairn_proto::admin::{ChunkState, ReplicaState};
+use cairn_proto::common::ErrorCode;
 use cairn_types::layout::chunk_count;
 use cairn_types::limits::LOCATE_CHUNKS_MAX;
 use cairn_types::{DiskId, Inode, ServerId, Version};
@@ -15,7 +16,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A file that is being written may differ between two replicas for a moment: what looks wrong is looked at again.
+/// A file that is being written may differ between two replicas for a moment: what looks wrong is looked at again. A
+/// checksum that fails is no such thing: reading the bad block starts its repair, so it is told though it is mended
+/// at the second look.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
@@ -201,6 +204,10 @@ async fn regular(remote: &Remote, path: &ClusterPath) -> Result<Attr> {
 
 #[derive(Serialize)]
 struct Problem {
+    /// Bytes that do not fit their checksum were seen.
+    damage: bool,
+    /// It was mended before fsck looked again.
+    repaired: bool,
     path: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     handle: String,
@@ -247,7 +254,12 @@ pub async fn fsck(remote: &Remote, options: &Fsck, mut out: Out<'_>) -> Result<(
                 } else {
                     format!(" on {}", p.address)
                 };
-                writeln!(out, "{}: chunk {} ({}){place}: {}", p.path, p.index, p.handle, p.cause)?;
+                let since = if p.repaired { "; repaired since" } else { "" };
+                writeln!(
+                    out,
+                    "{}: chunk {} ({}){place}: {}{since}",
+                    p.path, p.index, p.handle, p.cause
+                )?;
             }
             if options.verbose && report.problems.len() == before {
                 writeln!(out, "{path}: ok")?;
@@ -273,7 +285,7 @@ pub async fn fsck(remote: &Remote, options: &Fsck, mut out: Out<'_>) -> Result<(
             count(report.chunks, "chunk"),
             count(report.replicas, "replica")
         )?;
-        if wrong > 0 {
+        if report.problems.iter().any(|p| !p.repaired) {
             writeln!(out, "repair runs by itself; `cairn admin status` shows how far it is")?;
         }
     }
@@ -305,7 +317,14 @@ async fn check_file(
                 return Ok(Report::default());
             };
             let states = admin.inspect_chunks(&[location.handle]).await.map_err(fail(path))?;
-            Ok::<_, Failure>(check_chunk(&remote.client, options, path, &location, states.first()).await)
+            let mut second = check_chunk(&remote.client, options, path, &location, states.first()).await;
+            for mut seen in first.problems.into_iter().filter(|p| p.damage) {
+                if !second.problems.iter().any(|p| p.damage && p.disk == seen.disk) {
+                    seen.repaired = true;
+                    second.problems.push(seen);
+                }
+            }
+            Ok::<_, Failure>(second)
         })
         .buffered(jobs);
     while let Some(checked) = checks.next().await {
@@ -331,6 +350,8 @@ async fn check_chunk(
         ..Report::default()
     };
     let problem = |member: Option<&Member>, cause: String| Problem {
+        damage: false,
+        repaired: false,
         path: path.to_string(),
         handle: location.handle.to_string(),
         index: location.index,
@@ -379,7 +400,10 @@ async fn check_chunk(
                 report.verified_bytes += read.bytes;
                 good.push((member, read));
             }
-            Err(e) => report.problems.push(problem(Some(member), e.to_string())),
+            Err(e) => report.problems.push(Problem {
+                damage: is_damage(&e),
+                ..problem(Some(member), e.to_string())
+            }),
         }
     }
     if let Some((reference, want)) = good.first() {
@@ -394,6 +418,17 @@ async fn check_chunk(
         }
     }
     report
+}
+
+fn is_damage(e: &Error) -> bool {
+    use ErrorCode::{ErrorBadChecksum, ErrorCorrupt};
+    matches!(
+        e,
+        Error::Refused {
+            code: ErrorBadChecksum | ErrorCorrupt,
+            ..
+        }
+    )
 }
 
 /// What one replica holds, all of it verified block by block on the way.

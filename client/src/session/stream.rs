@@ -147,7 +147,11 @@ async fn open(shared: &Shared) -> std::result::Result<Open, End> {
             theirs,
         }));
     }
-    shared.table().cluster = Some(cluster);
+    {
+        let mut table = shared.table();
+        table.cluster = Some(cluster);
+        table.cause = "connected, and still at work on the call".into();
+    }
     Ok(Open {
         outgoing,
         incoming,

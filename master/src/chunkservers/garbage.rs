@@ -2,9 +2,10 @@
 //! name a version and are confirmed once more by the server before the deed (promise 7).
 //!
 //! Garbage is what no chunk of the log is, and what is no member or of a version that the log has moved past. The
-//! latter is kept until its chunk is at its goal: it is the last resort of an operator. Nothing is looked at before
+//! latter is kept until its chunk is at its goal: it is the last resort of an operator. A replica whose header is
+//! damaged is garbage too, also a member's, once another is good; repair then makes it anew in its place. Nothing is looked at before
 //! safe mode is over, and of a server only what its present registration reported.
-use super::table::Purpose;
+use super::table::{Purpose, Replica};
 use crate::core::{Core, World};
 use crate::limits::{DELETES_MAX, SCAN_STEP};
 use cairn_metadata::{repair, verdict};
@@ -53,7 +54,9 @@ impl Core {
         }
         let chunk = world.state.chunk(handle);
         let wanted = world.reconfigurations.uses(handle, disk) || world.repair.fills(handle, disk);
-        if !verdict::may_delete(chunk.as_ref(), world.state.was_drawn(handle), disk, version, wanted) {
+        let unreadable = world.servers.replica(disk, handle).is_some_and(|r| is_unreadable(&r));
+        let drawn = world.state.was_drawn(handle);
+        if !verdict::may_delete(chunk.as_ref(), drawn, disk, version, unreadable, wanted) {
             return false;
         }
         let Some(chunk) = chunk else { return true };
@@ -63,10 +66,6 @@ impl Core {
             .into_iter()
             .filter(|d| *d != disk)
             .count();
-        let unreadable = world
-            .servers
-            .replica(disk, handle)
-            .is_some_and(|r| r.state == ReplicaState::ReplicaDamaged);
         if unreadable {
             others > 0
         } else {
@@ -101,10 +100,7 @@ impl Core {
                 .ordered
                 .iter()
                 .filter(|((d, _), _)| world.servers.server_of(*d) == Some(server));
-            let unreadable = world
-                .servers
-                .replica(disk, handle)
-                .is_some_and(|r| r.state == ReplicaState::ReplicaDamaged);
+            let unreadable = world.servers.replica(disk, handle).is_some_and(|r| is_unreadable(&r));
             let due = now >= since + self.config.gc_grace() || (unreadable && world.state.chunk(handle).is_some());
             if !due || world.garbage.ordered.contains_key(&key) || of_server.count() >= DELETES_MAX {
                 continue;
@@ -134,6 +130,11 @@ impl Core {
     }
 }
 
+/// Its header is damaged: it serves nothing, is deleted and made anew.
+fn is_unreadable(replica: &Replica) -> bool {
+    replica.state == ReplicaState::ReplicaDamaged
+}
+
 type Found = Vec<(ServerId, DiskId, ChunkHandle, Version)>;
 
 /// The next replicas in the order of (disk, chunk) that might be garbage; and where to go on.
@@ -155,11 +156,14 @@ fn page(world: &World) -> (Found, Option<(DiskId, ChunkHandle)>) {
             }
             looked_at += 1;
             let chunk = world.state.chunk(*handle);
+            let unreadable = is_unreadable(replica);
             let member = chunk
                 .as_ref()
                 .is_some_and(|c| c.members.contains(&disk) && replica.version >= c.version);
-            if !member {
-                found.push((server, disk, *handle, replica.version));
+            if !member || unreadable {
+                // the floor that the deletion leaves is the order's version where the header's is not known
+                let least = chunk.filter(|_| unreadable).map_or(Version::ZERO, |c| c.version);
+                found.push((server, disk, *handle, replica.version.max(least)));
             }
         }
     }

@@ -181,8 +181,12 @@ impl Core {
         if !chunk.as_ref().is_some_and(|c| c.members.contains(&disk)) {
             return;
         }
-        world.events.corrupt(handle, disk);
         world.repair.bad(handle, disk, bad_blocks);
+        world.repair.urgent(handle);
+        self.nudge.notify_one();
+        if !world.events.corrupt(handle, disk) {
+            return;
+        }
         let name = chunk
             .and_then(|c| world.state.path_of(c.inode).ok())
             .unwrap_or_default();
@@ -190,8 +194,6 @@ impl Core {
         tracing::warn!(chunk = %handle, %disk, file = name, blocks = ?bad_blocks, "a replica is corrupt; it is repaired from another");
         let text = format!("chunk {handle} of {name}: the replica on disk {disk} is corrupt");
         world.events.add(self.env.clock.wall(), text);
-        world.repair.urgent(handle);
-        self.nudge.notify_one();
     }
 
     /// A server has found something wrong.

@@ -578,7 +578,7 @@ impl World {
         let wanted = self.engine.as_ref().is_some_and(|e| e.uses(disk_id(i)));
         let s = &mut self.servers[i];
         if let Some(x) = s.stored.as_ref().filter(|_| s.up)
-            && verdict::may_delete(Some(&info), true, disk_id(i), x.version, wanted)
+            && verdict::may_delete(Some(&info), true, disk_id(i), x.version, false, wanted)
         {
             s.floor = s.floor.max(x.version);
             s.stored = None;
