@@ -500,7 +500,10 @@ fn admin_scrub_verifies_and_reports() {
     let c = Cluster::start();
     c.put("/f", bytes(100_000, 1));
     let said = c.ok(&["admin", "scrub", "--now", "--wait"]);
-    assert!(said.contains("0 corrupt ones found"), "{said}");
+    assert!(
+        said.starts_with("3 replicas verified on 3 servers; 0 corrupt ones found"),
+        "{said}"
+    );
     assert!(c.ok(&["admin", "scrub", "--now"]).contains("3 servers"));
     let handle = c.json(&["chunks", "--json", "/f"])["chunks"][0]["handle"]
         .as_str()
@@ -511,7 +514,10 @@ fn admin_scrub_verifies_and_reports() {
     stored[8192 + 10] ^= 0x80;
     std::fs::write(&file, stored).unwrap();
     let said = c.ok(&["admin", "scrub", "--now", "--wait"]);
-    assert!(said.contains("1 corrupt ones found by this scrub"), "{said}");
+    assert!(
+        said.starts_with("3 replicas verified") && said.contains("1 corrupt ones found by this scrub"),
+        "{said}"
+    );
     assert_eq!(c.get("/f"), bytes(100_000, 1));
 }
 

@@ -24,6 +24,7 @@ mod log;
 mod master;
 mod reconfiguration;
 mod repair;
+mod rot;
 mod session;
 
 pub use config::{InvalidConfig, MasterConfig};

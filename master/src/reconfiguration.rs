@@ -268,6 +268,7 @@ impl Core {
     /// The chunk is no more.
     pub fn chunk_dropped(&self, world: &mut World, chunk: &ChunkInfo) {
         world.repair.forget(chunk.handle);
+        world.rot.over(chunk.handle);
         world.reconfigurations.failures.remove(&chunk.handle);
         world.reconfigurations.not_source.remove(&chunk.handle);
         if let Some(active) = world.reconfigurations.active.remove(&chunk.handle) {
@@ -434,7 +435,8 @@ impl Core {
         if active.wish.repair {
             world.repair.finished(handle);
         }
-        world.repair.mended(handle);
+        world.rot.over(handle);
+        world.repair.look_at(handle);
         let cut = active.cut.clone();
         end(active, cut.map_or(Ended::Installed, Ended::Cut));
         self.nudge.notify_one();

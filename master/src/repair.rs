@@ -7,6 +7,7 @@ use crate::chunkservers::Purpose;
 use crate::core::{Core, World};
 use crate::limits::{REPAIR_QUEUE_MAX, SCAN_STEP};
 use crate::reconfiguration::Wish;
+use crate::rot;
 use cairn_metadata::ChunkInfo;
 use cairn_metadata::repair::{self as plan, ChunkView, Health, Limits, MemberView, Standing, Task, Urgency};
 use cairn_proto::chunkserver::{self as wire, DiskState, ReplicaState, order};
@@ -65,8 +66,6 @@ pub struct Repair {
     /// Granted chunks that some members have a replica of and others do not, and since when: the others' may only not
     /// have been reported yet.
     partial: BTreeMap<ChunkHandle, Duration>,
-    /// Blocks known to be bad.
-    bad_blocks: BTreeMap<(ChunkHandle, DiskId), BTreeSet<u32>>,
 }
 
 impl Repair {
@@ -113,28 +112,6 @@ impl Repair {
         self.backoff.remove(&handle);
         self.shortages.remove(&handle);
         self.partial.remove(&handle);
-        self.good_again(handle);
-    }
-
-    /// These blocks of the replica are bad.
-    pub fn bad(&mut self, handle: ChunkHandle, disk: DiskId, blocks: &[u32]) {
-        if self.bad_blocks.len() < REPAIR_QUEUE_MAX {
-            self.bad_blocks.entry((handle, disk)).or_default().extend(blocks);
-        }
-    }
-
-    fn good_again(&mut self, handle: ChunkHandle) {
-        let all = (handle, DiskId(uuid::Uuid::nil()))..=(handle, DiskId(uuid::Uuid::max()));
-        let known: Vec<_> = self.bad_blocks.range(all).map(|(key, _)| *key).collect();
-        for key in known {
-            self.bad_blocks.remove(&key);
-        }
-    }
-
-    /// Its members are identical now.
-    pub fn mended(&mut self, handle: ChunkHandle) {
-        self.good_again(handle);
-        self.look_at(handle);
     }
 
     pub fn finished(&mut self, handle: ChunkHandle) {
@@ -249,28 +226,6 @@ impl Core {
         world.repair.again || !world.repair.look.is_empty()
     }
 
-    /// Whether each block is good somewhere, as far as is known: else a reconfiguration would fail, and leave fenced
-    /// what could still be read.
-    fn can_be_mended(&self, world: &World, chunk: &ChunkInfo) -> bool {
-        let damaged = |disk: &DiskId| world.servers.replica(*disk, chunk.handle).is_some_and(|r| r.damaged);
-        if !chunk.members.iter().all(damaged) {
-            return true;
-        }
-        let mut bad = chunk
-            .members
-            .iter()
-            .map(|disk| world.repair.bad_blocks.get(&(chunk.handle, *disk)));
-        let Some(Some(first)) = bad.next() else { return false };
-        let mut everywhere = first.clone();
-        for blocks in bad {
-            match blocks {
-                Some(blocks) if !blocks.is_empty() => everywhere.retain(|block| blocks.contains(block)),
-                _ => return false,
-            }
-        }
-        !first.is_empty() && everywhere.is_empty()
-    }
-
     /// Remembers since when a granted chunk has replicas on some of its members only, or on none though it was written.
     fn note_partial(&self, world: &mut World, chunk: &ChunkInfo, now: Duration) {
         let there = chunk
@@ -294,7 +249,13 @@ impl Core {
         let mut task = assessment.task;
         let damaged = view.members.iter().filter(|m| m.standing == Standing::Damaged);
         let mend: Vec<_> = damaged.map(|m| m.disk).collect();
-        if task.is_none() && assessment.health == Health::Lost && !mend.is_empty() && self.can_be_mended(world, chunk) {
+        let rot = match world.reconfigurations.is_active(handle) {
+            true => rot::Verdict::Wait,
+            false => self.judge_rot(world, chunk, &view, now),
+        };
+        if rot != rot::Verdict::Mend {
+            task = None;
+        } else if task.is_none() && assessment.health == Health::Lost && !mend.is_empty() {
             // none serves, but they may be made to: suspects after a power loss, replicas fenced and never installed
             let urgency = Urgency {
                 wanted: view.wanted,
@@ -318,7 +279,7 @@ impl Core {
             }
         }
         let backing_off = world.repair.backoff.get(&handle).is_some_and(|(until, _)| now < *until);
-        if world.reconfigurations.is_active(handle) || backing_off {
+        if backing_off {
             task = None;
         }
         let limits = self.repair_limits();

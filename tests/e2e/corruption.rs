@@ -77,14 +77,28 @@ fn three_rotten_replicas_give_an_error_and_never_wrong_bytes() {
     for replica in &replicas {
         flip_bit(replica, (8192 + 300_000) * 8).unwrap();
     }
-    let output = cluster.try_cairn(["cat", "/a"]).unwrap();
-    assert!(!output.ok() && output.stderr.contains("/a"), "{}", output.stderr);
-    let right = noise(LEN, 1);
-    assert!(
-        output.stdout.len() < LEN && output.stdout[..] == right[..output.stdout.len()],
-        "wrong bytes"
-    );
     let handle = replicas[0].file_stem().unwrap().to_str().unwrap();
-    let told = cluster.chunkservers.iter().any(|server| server.log().contains(handle));
-    assert!(told, "no log names the chunk {handle}");
+    for _ in 0..2 {
+        let output = cluster.try_cairn(["cat", "/a"]).unwrap();
+        let told = ["/a: ", &format!("no replica of chunk {handle}"), "offset 0 "];
+        assert!(
+            !output.ok() && told.iter().all(|part| output.stderr.contains(part)),
+            "{}",
+            output.stderr
+        );
+        let right = noise(LEN, 1);
+        assert!(
+            output.stdout.len() < LEN && output.stdout[..] == right[..output.stdout.len()],
+            "wrong bytes"
+        );
+        cluster
+            .wait_status("one lost chunk", SOON, |s| s["health"]["lost"] == 1)
+            .unwrap();
+    }
+    let told = cluster.master.log().lines().any(|line| {
+        line.contains("corrupt in every replica") && line.contains(handle) && line.contains("\"file\":\"/a\"")
+    });
+    assert!(told, "no log line names chunk and file: {}", cluster.master.log());
+    let fsck = cluster.try_cairn(["fsck", "/a"]).unwrap();
+    assert!(fsck.code == Some(1) && fsck.text().contains(handle), "{}", fsck.text());
 }

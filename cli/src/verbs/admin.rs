@@ -187,11 +187,13 @@ async fn scrub(admin: &Admin, wait: bool, out: Out<'_>) -> Result<()> {
             continue;
         }
         let h = status.health.unwrap_or_default();
-        let verified: u64 = status
-            .servers
+        let verified: u64 = now
             .iter()
-            .filter_map(|s| s.scrub)
-            .map(|p| p.verified_chunks)
+            // a server that restarted has counted from 0
+            .map(|(server, (_, verified))| match first.get(server) {
+                Some((_, before)) if before <= verified => verified - before,
+                _ => *verified,
+            })
             .sum();
         let before_found = before.health.unwrap_or_default().corrupt_found;
         writeln!(

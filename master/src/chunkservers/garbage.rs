@@ -34,6 +34,11 @@ impl Garbage {
         self.known.len()
     }
 
+    /// There is something that need not wait for the next sweep.
+    pub fn sweep_soon(&mut self) {
+        self.next_sweep = Duration::ZERO;
+    }
+
     pub fn answered(&mut self, handle: ChunkHandle, disk: DiskId) {
         self.ordered.remove(&(disk, handle));
         self.known.remove(&(disk, handle));

@@ -181,10 +181,13 @@ impl Core {
         if !chunk.as_ref().is_some_and(|c| c.members.contains(&disk)) {
             return;
         }
-        world.repair.bad(handle, disk, bad_blocks);
-        world.repair.urgent(handle);
-        self.nudge.notify_one();
-        if !world.events.corrupt(handle, disk) {
+        let found = world.rot.found(handle, disk, bad_blocks);
+        let news = world.events.corrupt(handle, disk);
+        if found || news {
+            world.repair.urgent(handle);
+            self.nudge.notify_one();
+        }
+        if !news {
             return;
         }
         let name = chunk
@@ -205,17 +208,14 @@ impl Core {
         let named: Version = t.version.map_or(Version::ZERO, Into::into);
         match t.code() {
             ErrorCode::ErrorCorrupt => {
-                let known = world.servers.replica_mut(disk, handle);
-                let news = known.as_ref().is_none_or(|r| !r.damaged);
-                if let Some(replica) = known {
+                if let Some(replica) = world.servers.replica_mut(disk, handle) {
                     replica.damaged = true;
                     if t.bad_header {
                         replica.state = ReplicaState::ReplicaDamaged;
+                        world.garbage.sweep_soon();
                     }
                 }
-                if news {
-                    self.corrupt(world, handle, disk, &t.bad_blocks);
-                }
+                self.corrupt(world, handle, disk, &t.bad_blocks);
                 if t.bad_header {
                     self.reconfiguration_event(world, handle, Event::OutOfService { disk });
                 }
@@ -380,16 +380,19 @@ impl Core {
                 }
                 return Ok(());
             }
-            (Purpose::Verify, R::Verified(v)) => {
+            (Purpose::Verify, result) => {
+                world.rot.answered(handle, disk);
+                world.repair.look_at(handle);
+                self.nudge.notify_one();
+                let R::Verified(v) = result else { return Ok(()) };
                 let bad = v.bad_header || v.bad_table || !v.bad_blocks.is_empty();
                 if bad && let Some(replica) = world.servers.replica_mut(disk, handle) {
-                    let news = !std::mem::replace(&mut replica.damaged, true);
+                    replica.damaged = true;
                     if v.bad_header {
                         replica.state = ReplicaState::ReplicaDamaged;
+                        world.garbage.sweep_soon();
                     }
-                    if news {
-                        self.corrupt(world, handle, disk, &v.bad_blocks);
-                    }
+                    self.corrupt(world, handle, disk, &v.bad_blocks);
                 }
                 return Ok(());
             }

@@ -4,6 +4,7 @@ use crate::config::MasterConfig;
 use crate::events::Events;
 use crate::reconfiguration::Reconfigurations;
 use crate::repair::Repair;
+use crate::rot::Rot;
 use crate::session::Sessions;
 use cairn_metadata::State;
 use cairn_metadata::lease::LeaseTable;
@@ -25,6 +26,7 @@ pub struct World {
     pub sessions: Sessions,
     pub reconfigurations: Reconfigurations,
     pub repair: Repair,
+    pub rot: Rot,
     pub garbage: Garbage,
     pub events: Events,
     /// Inodes without a name that nobody has open: to be released.
@@ -56,6 +58,7 @@ impl World {
             sessions,
             reconfigurations: Reconfigurations::default(),
             repair: Repair::default(),
+            rot: Rot::default(),
             garbage: Garbage::default(),
             events: Events::default(),
             closed_orphans: BTreeSet::new(),
