@@ -170,7 +170,7 @@ mod tests {
             rot.bad_in_all(chunk, replicas).into_iter().collect::<Vec<_>>()
         };
         assert_eq!(bad(&rot, &[(1, true), (2, true)]), [4]);
-        assert_eq!(bad(&rot, &[(1, true), (2, true), (3, false)]), []);
+        assert!(bad(&rot, &[(1, true), (2, true), (3, false)]).is_empty());
         // damaged, and nobody knows where
         assert_eq!(bad(&rot, &[(1, true), (2, true), (3, true)]), [4]);
         assert_eq!(bad(&rot, &[(3, true)]).len(), BLOCKS_PER_CHUNK as usize);
