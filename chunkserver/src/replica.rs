@@ -327,6 +327,14 @@ impl<P: Clone> Replica<P> {
         Ok(answer)
     }
 
+    /// Bytes of the next mutation for the store.
+    pub fn next_len(&self) -> Option<usize> {
+        let state = self.lock();
+        let chain = state.chain.as_ref()?;
+        let next = chain.pending.get((chain.applied - chain.done) as usize);
+        next.map(|p| p.payload.len())
+    }
+
     /// The next mutation for the store, in order; none: the task ends, and another is started by the next mutation.
     pub fn next_to_apply(&self) -> Option<(P, Write, Bytes)> {
         let mut state = self.lock();

@@ -1,7 +1,7 @@
 //! What every part of the service shares, and the data plane's operations on it: a mutation taken, a sync, a read, and
 //! what other replicas fetch (protocol R1, R4, R6, R9, R10).
 use crate::config::ChunkserverConfig;
-use crate::limits::{CHAIN_PLACES, STORE_RETRY_PAUSE};
+use crate::limits::{BRIEF_BYTES_MAX, CHAIN_PLACES, STORE_RETRY_PAUSE};
 use crate::link;
 use crate::mandate::Mandate;
 use crate::peers::{PeerError, Peers};
@@ -11,7 +11,7 @@ use crate::reports::Reports;
 use crate::scrub::Scrub;
 use crate::store::{At, Chunk, ChunkMeta, State, Store, StoreError};
 use bytes::{BufMut, Bytes, BytesMut};
-use cairn_io::Env;
+use cairn_io::{Env, Habit};
 use cairn_proto::common::{ErrorCode, Member};
 use cairn_proto::data::frame_header::Body;
 use cairn_proto::data::{self, Acknowledged, FetchBlocks, FetchTable, Grant, Read, ReadDone, Sync, Table, Write};
@@ -48,9 +48,19 @@ pub struct Core {
     /// Memory for frames by the place in the chain that they came to.
     pub write_room: [Arc<Semaphore>; CHAIN_PLACES],
     pub read_room: Arc<Semaphore>,
+    pub habits: Habits,
     pub scrub: Scrub,
     /// Requests so far, so that background work sees whether anybody asks.
     pub requests: AtomicU64,
+}
+
+/// Whether the store's operations wait for the disks.
+#[derive(Default)]
+pub struct Habits {
+    create: Habit,
+    apply: Habit,
+    sync: Habit,
+    read: Habit,
 }
 
 /// An answer that is ready: the header and its payload.
@@ -68,6 +78,7 @@ impl Core {
         Self {
             write_room: std::array::from_fn(|_| room()),
             read_room: room(),
+            habits: Habits::default(),
             peers: Peers::new(env.clone(), server),
             cluster: cluster.map_or_else(OnceLock::new, OnceLock::from),
             config,
@@ -259,7 +270,7 @@ impl Core {
             Err(e) => Err(e),
             Ok(registration) => {
                 let create = move || disk.create(key.handle, version, State::Installed, &meta);
-                match self.env.blocking.run(create).await {
+                match self.env.blocking.run_brief(&self.habits.create, create).await {
                     Ok(chunk) => Ok((chunk, registration)),
                     Err(StoreError::Exists { .. }) => Err(self.why_not_writable(key, version)),
                     Err(e) => Err(self.refused(key, e)),
@@ -322,7 +333,11 @@ impl Core {
         let serial = replica.settled(version)?.await.map_err(|_| Refusal::Fenced)??;
         let chunk = place.chunk.clone();
         let here = async {
-            let synced = self.env.blocking.run(move || chunk.sync()).await;
+            let synced = self
+                .env
+                .blocking
+                .run_brief(&self.habits.sync, move || chunk.sync())
+                .await;
             synced.map_err(|e| self.refused(key, e))
         };
         let below = async {
@@ -389,7 +404,11 @@ impl Core {
         verify: bool,
     ) -> Result<Answer, Refusal> {
         let read = move || chunk.read(at, offset, u64::from(length), verify);
-        let pieces = self.env.blocking.run(read).await.map_err(|e| self.refused(key, e))?;
+        let pieces = match length <= BRIEF_BYTES_MAX {
+            true => self.env.blocking.run_brief(&self.habits.read, read).await,
+            false => self.env.blocking.run(read).await,
+        };
+        let pieces = pieces.map_err(|e| self.refused(key, e))?;
         let done = ReadDone {
             checksums: pieces.crcs,
             chunk_length: pieces.length,
@@ -458,16 +477,38 @@ impl Core {
 async fn apply(core: Arc<Core>, replica: Arc<Replica>) {
     loop {
         let (blocking, work) = (core.env.blocking, (core.clone(), replica.clone()));
-        if blocking.run(move || apply_all(&work.0, &work.1)).await {
-            return;
+        let left = match replica.next_len().is_none_or(|len| len <= BRIEF_BYTES_MAX as usize) {
+            true => {
+                let some = move || apply_some(&work.0, &work.1, BRIEF_BYTES_MAX as usize);
+                blocking.run_brief(&core.habits.apply, some).await
+            }
+            false => blocking.run(move || apply_some(&work.0, &work.1, usize::MAX)).await,
+        };
+        match left {
+            Left::Nothing => return,
+            Left::More => {}
+            Left::Short => sleep(STORE_RETRY_PAUSE).await,
         }
-        sleep(STORE_RETRY_PAUSE).await;
     }
 }
 
-/// False: the store is short of something that passes, and what is left has to be tried again.
-fn apply_all(core: &Core, replica: &Replica) -> bool {
-    while let Some((place, header, payload)) = replica.next_to_apply() {
+enum Left {
+    Nothing,
+    More,
+    /// The store is short of something that passes, and what is left has to be tried again.
+    Short,
+}
+
+fn apply_some(core: &Core, replica: &Replica, mut budget_bytes: usize) -> Left {
+    loop {
+        match replica.next_len().map(|len| budget_bytes.checked_sub(len)) {
+            Some(None) => return Left::More,
+            Some(Some(rest)) => budget_bytes = rest,
+            None => {}
+        }
+        let Some((place, header, payload)) = replica.next_to_apply() else {
+            return Left::Nothing;
+        };
         let at = At::Installed(place.version);
         // its pieces were checked when it was taken
         match place
@@ -475,18 +516,17 @@ fn apply_all(core: &Core, replica: &Replica) -> bool {
             .write_checked(at, header.offset, &payload, &header.checksums)
         {
             Ok(_) => replica.applied(),
-            Err(StoreError::TooManyFiles) => return false,
+            Err(StoreError::TooManyFiles) => return Left::Short,
             Err(e) => {
                 let why = core.refused(replica.key, e);
                 if replica.apply_failed(why.clone()) {
                     tracing::warn!(chunk = %replica.key.handle, version = %place.version, "write failed: {why}");
                     core.reports.broken(replica.key, place.version, &why);
                 }
-                return true;
+                return Left::Nothing;
             }
         }
     }
-    true
 }
 
 /// Starts a replica's serials in its place of the chain.

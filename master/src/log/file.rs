@@ -10,7 +10,7 @@ use super::{Log, LogError, Record};
 use crate::limits::RECORD_BYTES_MAX;
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairn_io::{Blocking, Disk, DiskFile};
+use cairn_io::{Blocking, Disk, DiskFile, Habit};
 use cairn_types::ClusterId;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ const DIRECTORY: &str = "log";
 pub struct FileLog {
     place: Place,
     blocking: Blocking,
+    /// Whether an append waits for the disk.
+    habit: Habit,
     segment_bytes: u64,
     /// By first index, ascending; the last one is written to.
     segments: Vec<Segment>,
@@ -94,6 +96,7 @@ impl FileLog {
         Ok(Self {
             place,
             blocking,
+            habit: Habit::default(),
             segment_bytes,
             segments: vec![segment],
             tail,
@@ -114,6 +117,7 @@ impl FileLog {
         Ok(Self {
             place,
             blocking,
+            habit: Habit::default(),
             segment_bytes,
             segments,
             tail,
@@ -146,7 +150,10 @@ impl Log for FileLog {
         // set while the outcome is open: a caller that goes away in between finds a log that takes no more
         self.failed = true;
         let (place, tail, limit) = (self.place.clone(), self.tail.clone(), self.segment_bytes);
-        let appended = self.blocking.run(move || place.append(tail, &records, limit)).await;
+        let appended = self
+            .blocking
+            .run_brief(&self.habit, move || place.append(tail, &records, limit))
+            .await;
         let (tail, begun) = appended?;
         self.segments.extend(begun);
         self.tail = tail;
