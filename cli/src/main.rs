@@ -145,6 +145,7 @@ fn run(cli: Cli) -> Result<()> {
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads(&cli.verb))
         .enable_all()
         .build()
         .map_err(|e| Failure::new("starting threads", failure::plain(&e)))?;
@@ -153,6 +154,19 @@ fn run(cli: Cli) -> Result<()> {
     // threads that still wait for the disk or a terminal end with the process
     runtime.shutdown_background();
     result.and(flushed)
+}
+
+/// Of tokio, which TOKIO_WORKER_THREADS overrules. Half of the processors, since a server's or a mount's other half of the
+/// work is done elsewhere: by threads for disks, by FUSE's, by the programs that it serves; more only wake each other.
+fn worker_threads(verb: &Verb) -> usize {
+    let asked = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|n| n.parse().ok());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let ours = match verb {
+        // a whole cluster
+        Verb::Up(_) => processors,
+        _ => processors / 2,
+    };
+    asked.unwrap_or(ours).max(1)
 }
 
 async fn dispatch(verb: Verb, loaded: &Loaded, out: Out<'_>) -> Result<()> {
