@@ -300,11 +300,7 @@ impl Client {
         let mut opens = node.gate.lock().await;
         if existed && *opens == 0 {
             // a close of ours may have come behind the create: now none can
-            let open = Request::Open(wire::Open {
-                inode: attr.ino.0,
-                truncate: false,
-            });
-            if let Err(error) = self.call(open).await {
+            if let Err(error) = self.call_open(attr.ino, false).await {
                 drop(opens);
                 core.release(&node);
                 return Err(error);
@@ -354,14 +350,36 @@ impl Client {
             }
             return Ok(());
         }
-        let open = Request::Open(wire::Open {
-            inode: node.ino.0,
-            truncate: mode.truncate,
-        });
-        let attr = core.attr_of(self.call(open).await?)?;
-        core.opened(node, attr, Bytes::new(), mode.truncate);
+        let epoch = node.state().epoch;
+        let (attr, mut chunks, name) = self.call_open(node.ino, mode.truncate).await?;
+        chunks.retain(|chunk| chunk.inode == node.ino);
+        if mode.truncate {
+            core.opened(node, attr, name, true);
+            for chunk in &chunks {
+                core.granted(node, chunk);
+            }
+        } else {
+            core.opened_as_of(node, attr, name, chunks, epoch);
+        }
         *opens += 1;
         Ok(())
+    }
+
+    async fn call_open(&self, inode: Inode, truncate: bool) -> Result<(Attr, Vec<Location>, Bytes)> {
+        let malformed = |e| self.core().malformed(e);
+        let open = wire::Open {
+            inode: inode.0,
+            truncate,
+        };
+        let answer::Result::Opened(opened) = self.call(Request::Open(open)).await? else {
+            return Err(mismatch(self.core(), "what was opened"));
+        };
+        let attr = cairn_proto::required(opened.attr, "opened.attr")
+            .and_then(Attr::try_from)
+            .map_err(malformed)?;
+        let chunks = opened.chunks.into_iter().map(Location::try_from);
+        let chunks = chunks.collect::<std::result::Result<_, _>>().map_err(malformed)?;
+        Ok((attr, chunks, opened.name))
     }
 
     /// Walks `path` from the root; symbolic links on the way are followed, one at the end with `follow`.
@@ -477,6 +495,24 @@ impl Core {
         }
         drop(state);
         self.forget_chunks(gone);
+        node.progress.notify_waiters();
+    }
+
+    /// As `opened`, and where its chunks are; unless a push has come since `epoch`, which may speak of what the answer
+    /// did not know yet.
+    fn opened_as_of(&self, node: &crate::node::Node, attr: Attr, name: Bytes, chunks: Vec<Location>, epoch: u64) {
+        let mut state = node.state();
+        let current = state.epoch == epoch;
+        state.learn(attr, false);
+        if !name.is_empty() {
+            state.name = name;
+        }
+        if current {
+            for chunk in chunks {
+                state.place(chunk, false);
+            }
+        }
+        drop(state);
         node.progress.notify_waiters();
     }
 

@@ -124,6 +124,9 @@ pub enum Op {
     /// From the trash for good. Those that are not there are passed over; those in `keep_open` (open in some session)
     /// become orphans. [`Reply::Purged`].
     TrashPurge { inodes: Vec<Inode>, keep_open: Vec<Inode> },
+    /// Opens a regular file with O_TRUNC: its length becomes 0, its mtime the command's time, and chunk 0 is created
+    /// with the grant (protocol R10), so that a small file that is written anew costs one call. [`Reply::Chunks`].
+    Truncate { inode: Inode, chunk: Option<Grant> },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -184,6 +184,17 @@ impl State {
         Ok(names.iter().rev().flat_map(|name| [b"/", *name].concat()).collect())
     }
 
+    /// A name of `inode`, the last of [`State::path_of`]; `None` for the root and for what has no name.
+    pub fn name_of(&self, inode: Inode) -> Option<Vec<u8>> {
+        if let Some(entry) = self.trash.get(&inode) {
+            return Some(entry.path.rsplit(|b| *b == b'/').next()?.to_vec());
+        }
+        let node = self.node(inode).ok()?;
+        let directory = self.node(node.parent).ok()?.directory()?;
+        let mut here = directory.at(node.name_hash);
+        here.find(|(_, at)| *at == inode).map(|(name, _)| name.to_vec())
+    }
+
     /// Walks `path`, names separated by `/`, from `from`, or from the root when it begins with `/`. Symbolic links on
     /// the way are followed, one at the end with `follow`.
     pub fn resolve(&self, from: Inode, path: &[u8], follow: bool) -> Result<Resolved, FsError> {

@@ -45,6 +45,9 @@ enum Step {
         mode: u8,
         trash: bool,
     },
+    Truncate {
+        inode: u64,
+    },
     Resize {
         inode: u64,
         quarters: u64,
@@ -98,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (d(), n(), d(), n(), 0..3u8, any::<bool>()).prop_map(|(parent, name, new_parent, new_name, mode, trash)| {
             Step::Rename { parent, name, new_parent, new_name, mode, trash }
         }),
+        1 => i().prop_map(|inode| Step::Truncate { inode }),
         2 => (i(), 0..14u64).prop_map(|(inode, quarters)| Step::Resize { inode, quarters }),
         1 => (i(), n(), 0..3u8).prop_map(|(inode, name, mode)| Step::Xattr { inode, name, mode }),
         1 => (i(), n()).prop_map(|(inode, name)| Step::RemoveXattr { inode, name }),
@@ -465,6 +469,22 @@ impl Run {
                         ..SetAttr::default()
                     },
                 })
+            }
+            Step::Truncate { inode } => {
+                let inode = Inode(inode);
+                let grant = self.grant();
+                let version = grant.version;
+                expected = m.files.get(&inode).is_some_and(|f| f.kind == Kind::Regular);
+                if expected {
+                    self.model.cut(inode, 0);
+                }
+                let chunk = Some(grant);
+                let result = self.call(Op::Truncate { inode, chunk });
+                if let Ok(Reply::Chunks { chunks, .. }) = &result {
+                    let known = &mut self.model.files.get_mut(&inode).unwrap().chunks;
+                    known.insert(0, (chunks[0].handle, version));
+                }
+                result
             }
             Step::Xattr { inode, name: n, mode } => {
                 let mode = [XattrMode::Set, XattrMode::Create, XattrMode::Replace][usize::from(mode)];

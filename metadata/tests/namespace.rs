@@ -540,6 +540,44 @@ fn r10_one_record_creates_the_file_and_its_chunk_and_goals_are_inherited() {
 }
 
 #[test]
+fn r10_one_record_cuts_a_file_to_nothing_and_grants_its_first_chunk_anew() {
+    let mut c = Cluster::new();
+    let file = c.make(create(Inode::ROOT, "f", Kind::Regular)).inode;
+    let (old, version) = c.allocate(file, 0, 1);
+    let written = Written {
+        index: 0,
+        handle: old,
+        version,
+    };
+    c.commit(file, 100, vec![written], 1).unwrap();
+    let chunk = Some(c.grant(2));
+    let outcome = c.outcome(Op::Truncate { inode: file, chunk });
+    let Ok(Reply::Chunks { attr, chunks }) = outcome.result else {
+        panic!("{:?}", outcome.result)
+    };
+    assert_eq!((attr.size, chunks.len()), (0, 1));
+    assert!(chunks[0].handle != old && chunks[0].granted && chunks[0].version > version);
+    let dropped = |e: &Effect| matches!(e, Effect::ChunkDropped { .. });
+    assert!(outcome.effects.iter().any(dropped));
+    assert_eq!(c.state.name_of(file), Some(b"f".to_vec()));
+
+    // one that can't be applied whole is not applied at all
+    let stale = Some(c.grant(2));
+    let gone = Op::Truncate {
+        inode: Inode(999),
+        chunk: stale,
+    };
+    assert_eq!(c.op(gone), Err(FsError::NoSuchInode));
+    let directory = c.directory(Inode::ROOT, "d");
+    let of_directory = Op::Truncate {
+        inode: directory,
+        chunk: None,
+    };
+    assert_eq!(c.op(of_directory), Err(FsError::IsDirectory));
+    assert_eq!(c.state.name_of(Inode::ROOT), None);
+}
+
+#[test]
 fn p1_a_repeated_call_is_answered_and_not_applied() {
     let mut c = Cluster::new();
     let call = |sequence, acknowledged, name: &str| Command::Call {

@@ -224,7 +224,10 @@ impl Master {
                 None => posix(2),
             },
             Request::GetAttr(g) => answer::Result::Attr(state.files[&g.inode].attr),
-            Request::Open(open) => answer::Result::Attr(state.files[&open.inode].attr),
+            Request::Open(open) => answer::Result::Opened(cairn_proto::session::Opened {
+                attr: Some(state.files[&open.inode].attr),
+                ..Default::default()
+            }),
             Request::PathOf(p) => match state.names.iter().find(|(_, ino)| **ino == p.inode) {
                 Some((name, _)) => answer::Result::Bytes([b"/".as_slice(), name].concat().into()),
                 None => posix(2),

@@ -236,7 +236,7 @@ impl Core {
                     id: (session, sequence),
                     answer,
                 } => {
-                    if let Ok(Reply::Created { attr, .. } | Reply::Attr(attr)) = &outcome.result {
+                    if let Ok(Reply::Created { attr, .. } | Reply::Chunks { attr, .. }) = &outcome.result {
                         world.sessions.opened(session, sequence, attr.inode);
                     }
                     drop(answer.send(Applied { outcome, others }));

@@ -25,6 +25,9 @@ use tokio::sync::oneshot;
 /// How long a change waits for other clients to confirm that they have forgotten what it changed.
 const PUSH_PATIENCE: Duration = Duration::from_secs(5);
 
+/// An open tells where so many of the file's first chunks are.
+const OPEN_CHUNKS: u32 = 2;
+
 /// Whose call, and which.
 #[derive(Clone, Copy)]
 pub struct CallId {
@@ -254,7 +257,22 @@ fn opened(world: &mut World, id: CallId, inode: Inode) -> Result<Answer, Refusal
     world.sessions.opened(id.session, id.sequence, inode);
     world.sessions.seen(id.session, [inode]);
     world.closed_orphans.remove(&inode);
-    Ok(Answer::Attr(convert::attr(attr)))
+    let chunks = match attr.kind {
+        meta::Kind::Regular => world
+            .state
+            .locate(inode, 0, OPEN_CHUNKS)
+            .map_or(Vec::new(), |(_, chunks)| chunks),
+        _ => Vec::new(),
+    };
+    Ok(opened_answer(world, attr, &chunks))
+}
+
+fn opened_answer(world: &World, attr: meta::Attr, chunks: &[meta::ChunkInfo]) -> Answer {
+    Answer::Opened(wire::Opened {
+        chunks: chunks.iter().map(|c| world.location(c)).collect(),
+        name: world.state.name_of(attr.inode).unwrap_or_default().into(),
+        attr: Some(convert::attr(attr)),
+    })
 }
 
 /// A call that is not logged after all.
@@ -310,15 +328,12 @@ fn operation(core: &Core, world: &mut World, id: CallId, request: &Request) -> R
             })
         }
         Request::Open(open) => {
-            let set = meta::SetAttr {
-                size: Some(0),
-                mtime: Some(meta::SetTime::Now),
-                ..Default::default()
-            };
-            Op::SetAttr {
-                inode: Inode(open.inode),
-                set,
-            }
+            let inode = Inode(open.inode);
+            let goal = world.state.getattr(inode).map(|attr| attr.goal);
+            let near = near(world, id.session);
+            // without servers the file is cut all the same: its first write will tell
+            let chunk = goal.ok().and_then(|goal| core.grant(world, goal, &near).ok());
+            Op::Truncate { inode, chunk }
         }
         Request::SetAttr(s) => {
             let inode = Inode(s.inode);
@@ -479,9 +494,6 @@ fn completed(
         Reply::Done => Answer::Done(Done {}),
         Reply::Attr(attr) => {
             world.sessions.seen(id.session, [attr.inode]);
-            if matches!(request, Request::Open(_)) {
-                world.sessions.opened(id.session, id.sequence, attr.inode);
-            }
             Answer::Attr(convert::attr(attr))
         }
         Reply::Created { attr, existed, chunk } => {
@@ -509,6 +521,11 @@ fn completed(
                 .sessions
                 .writes(id.session, attr.inode, chunks.iter().map(|c| c.handle));
             let chunks = chunks.into_iter().map(|c| world.state.chunk(c.handle).unwrap_or(c));
+            if matches!(request, Request::Open(_)) {
+                world.sessions.seen(id.session, [attr.inode]);
+                world.sessions.opened(id.session, id.sequence, attr.inode);
+                return Ok(opened_answer(world, attr, &chunks.collect::<Vec<_>>()));
+            }
             let chunks = chunks.map(|c| world.location(&c)).collect();
             Answer::Locations(Locations {
                 chunks,

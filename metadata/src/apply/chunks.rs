@@ -1,7 +1,7 @@
 //! The chunk map: grants, commits and installs.
 use super::{Context, Stop, check_version};
 use crate::chunk::{Chunk, ChunkInfo, Members};
-use crate::command::{Effect, Grant, IndexedGrant, Install, Reply, Written};
+use crate::command::{Effect, Grant, IndexedGrant, Install, Reply, SetAttr, SetTime, Written};
 use crate::inode::Body;
 use crate::{CannotApply, FsError};
 use cairn_types::layout::{CHUNK_SIZE_BYTES, FILE_SIZE_BYTES_MAX, chunk_count};
@@ -74,6 +74,28 @@ impl Context<'_> {
         Ok(Reply::Chunks {
             attr: self.state.getattr(inode)?,
             chunks: infos,
+        })
+    }
+
+    pub(super) fn truncate(&mut self, inode: Inode, chunk: Option<&Grant>) -> Result<Reply, Stop> {
+        match self.state.node(inode)?.body {
+            Body::Regular(_) => {}
+            Body::Directory(_) => return Err(FsError::IsDirectory.into()),
+            _ => return Err(FsError::InvalidArgument.into()),
+        }
+        if let Some(grant) = chunk {
+            self.check_grant(grant)?;
+        }
+        let set = SetAttr {
+            size: Some(0),
+            mtime: Some(SetTime::Now),
+            ..SetAttr::default()
+        };
+        self.set_attr(inode, &set, None)?;
+        let chunk = chunk.map(|grant| self.create_chunk(inode, 0, grant)).transpose()?;
+        Ok(Reply::Chunks {
+            attr: self.state.getattr(inode)?,
+            chunks: chunk.into_iter().collect(),
         })
     }
 

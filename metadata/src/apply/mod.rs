@@ -160,6 +160,7 @@ fn apply_op(
         Op::ReleaseOrphans { inodes } => cx.release_orphans(inodes),
         Op::TrashRestore { inode, to } => cx.trash_restore(*inode, to.as_ref()),
         Op::TrashPurge { inodes, keep_open } => cx.trash_purge(inodes, keep_open),
+        Op::Truncate { inode, chunk } => cx.truncate(*inode, chunk.as_ref()),
     };
     match result {
         Ok(reply) => Ok(Ok(reply)),
