@@ -201,7 +201,7 @@ impl Core {
         *opens = opens.saturating_sub(1);
         if *opens == 0 {
             let close = Request::Close(Close { inode: node.ino.0 });
-            if let Err(error) = self.session.call(close, self.config.timeout).await {
+            if let Err(error) = self.session.tell(close, self.config.timeout).await {
                 // it is not declared open any more when the session is resumed
                 tracing::debug!(inode = node.ino.0, "close was not heard: {error}");
             }
@@ -274,6 +274,7 @@ impl Core {
         loop {
             ticks.tick().await;
             self.seal_all();
+            self.session.hurry();
         }
     }
 

@@ -35,7 +35,10 @@ pub const PATIENCE: u32 = 4;
 pub const UNJUDGED_MAX: Duration = Duration::from_secs(3);
 /// What was read ahead and not asked for is not believed after this.
 pub const READ_AHEAD_AGE_MAX: Duration = Duration::from_secs(2);
+/// Calls that wait for another to go with.
+pub const TOLD_MAX: u64 = 64;
 
 const _: () = assert!(CALLS_MAX < SESSION_CALLS_MAX);
+const _: () = assert!((TOLD_MAX as usize) < CALLS_MAX);
 const _: () = assert!((LOCATE_AHEAD as usize) < LOCATE_CHUNKS_MAX);
 const _: () = assert!(CONNECTIONS_IDLE_MAX <= CONNECTIONS_MAX);

@@ -11,7 +11,7 @@ mod stream;
 pub use pushes::Invalidation;
 
 use crate::backoff::Backoff;
-use crate::limits::CALLS_MAX;
+use crate::limits::{CALLS_MAX, TOLD_MAX};
 use crate::{Error, Invalidated, Result, Server};
 use cairn_io::Env;
 use cairn_proto::common::{self, ErrorCode};
@@ -68,6 +68,8 @@ struct Shared {
 /// Invariant: `calls` holds every number below `next` whose answer has not been seen and that may still get one.
 struct Table {
     next: u64,
+    /// The last call that is worth a message of its own; calls behind it wait for the next that is.
+    urgent: u64,
     calls: BTreeMap<u64, Waiting>,
     cluster: Option<ClusterId>,
     /// Why there is no answer at the moment, for the error of those who wait for one.
@@ -103,6 +105,19 @@ impl Shared {
 }
 
 impl Table {
+    fn add(&mut self, request: Request, reply: Option<oneshot::Sender<Reply>>, slot: OwnedSemaphorePermit) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let waiting = Waiting {
+            request: Some(request),
+            reply,
+            sent: false,
+            _slot: slot,
+        };
+        self.calls.insert(number, waiting);
+        number
+    }
+
     /// Every answer up to this number has been seen.
     fn acknowledged(&self) -> u64 {
         self.calls.keys().next().copied().unwrap_or(self.next) - 1
@@ -117,6 +132,7 @@ impl Session {
             id: SessionId::from_bits(env.rng.bits128()),
             table: Mutex::new(Table {
                 next: 1,
+                urgent: 0,
                 calls: BTreeMap::new(),
                 cluster: None,
                 cause: "no connection yet".into(),
@@ -209,17 +225,8 @@ impl Session {
             if table.stopped {
                 return Attempt::Stopped;
             }
-            let number = table.next;
-            table.next += 1;
-            table.calls.insert(
-                number,
-                Waiting {
-                    request: Some(request),
-                    reply: Some(reply),
-                    sent: false,
-                    _slot: slot,
-                },
-            );
+            let number = table.add(request, Some(reply), slot);
+            table.urgent = number;
             number
         };
         let ticket = Ticket {
@@ -232,6 +239,42 @@ impl Session {
             Ok(Ok(Reply::Lost)) => Attempt::Lost { sent: true },
             Ok(Err(_)) => Attempt::Stopped,
             Err(_) => Attempt::Lost { sent: ticket.sent() },
+        }
+    }
+
+    /// Tells the master something whose answer nobody waits for. It goes with the next call, or with [`Session::hurry`]:
+    /// a message of its own would cost more than it says.
+    ///
+    /// # Errors
+    /// `NoAnswer` when too many calls were under way for so long; `ShutDown`.
+    pub async fn tell(&self, request: Request, within: Duration) -> Result<()> {
+        let slot = match tokio::time::timeout(within, self.shared.slots.clone().acquire_owned()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) => return Err(Error::ShutDown),
+            Err(_) => {
+                let (server, cause) = (self.shared.master(), self.shared.table().cause.clone());
+                return Err(Error::NoAnswer { server, within, cause });
+            }
+        };
+        let mut table = self.shared.table();
+        if table.stopped {
+            return Err(Error::ShutDown);
+        }
+        table.add(request, None, slot);
+        let many = table.next - table.urgent > TOLD_MAX;
+        drop(table);
+        if many {
+            self.hurry();
+        }
+        Ok(())
+    }
+
+    /// What was only told goes on its way.
+    pub fn hurry(&self) {
+        let mut table = self.shared.table();
+        if table.urgent + 1 < table.next {
+            table.urgent = table.next - 1;
+            self.shared.work.notify_one();
         }
     }
 

@@ -280,9 +280,11 @@ async fn converse(shared: &Shared, stream: Open, heard: &mut Instant) -> End {
 
 fn next_call(shared: &Shared, sent: u64) -> Option<u64> {
     let table = shared.table();
-    table
-        .calls
-        .range(sent + 1..)
+    if table.urgent <= sent {
+        return None;
+    }
+    let mut unsent = table.calls.range(sent + 1..=table.urgent);
+    unsent
         .find(|(_, call)| call.request.is_some())
         .map(|(number, _)| *number)
 }
