@@ -116,7 +116,8 @@ impl Core {
             let (found, _) = self
                 .ask_locations(node.ino, first, count, false, self.config.timeout)
                 .await?;
-            for location in found {
+            // what no commit has named holds nothing that a close has acknowledged
+            for location in found.into_iter().filter(|location| !location.granted) {
                 let mut state = node.state();
                 let chunk = state.chunks.entry(location.index).or_default();
                 if chunk.handle.is_none() {
