@@ -1,6 +1,6 @@
 //! The file system behind the mount: what POSIX wants, said in the client library's words.
 //!
-//! Two things are kept here of each inode that matters, until the kernel itself drops the inode (it says `forget`):
+//! Two things are kept of each inode that matters (`known`):
 //! * the generation of which the kernel has pages: an open finds them still right when the inode's generation is the
 //!   same. This mount's own changes, which the kernel's pages have in them, carry it along; another client's, which the
 //!   master pushes before it answers that client, end it. Not knowing is always safe;
@@ -8,6 +8,7 @@
 //!   without privilege writes to, and says so with each write; only for these few does it cost a call.
 use crate::error::{Error, Result};
 use crate::filesystem::{Caller, DirectoryItem, FileSystem, Opened, Statistics};
+use crate::known::{KNOWN_MAX, KnownInodes};
 use bytes::{Bytes, BytesMut};
 use cairn_client::{
     Attr, Client, Create, File, FileKind, Invalidation, Make, OpenMode, RenameFlags, SetAttr, XattrFlags,
@@ -15,7 +16,6 @@ use cairn_client::{
 use cairn_types::Inode;
 use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
@@ -31,15 +31,7 @@ const FILES_MAX: u64 = u32::MAX as u64;
 
 pub struct CairnFs {
     client: Client,
-    known: Mutex<BTreeMap<Inode, Known>>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Known {
-    /// The generation that the kernel's pages are of.
-    pages: Option<u64>,
-    /// There may be setuid or setgid bits.
-    set_id: bool,
+    known: Mutex<KnownInodes>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,26 +60,20 @@ impl CairnFs {
     pub fn new(client: Client) -> Self {
         Self {
             client,
-            known: Mutex::default(),
+            known: Mutex::new(KnownInodes::new(KNOWN_MAX)),
         }
     }
 
     /// Every attribute that goes to the kernel passes here.
     fn seen(&self, attr: Attr) -> Attr {
         if attr.kind == FileKind::Regular {
-            let set_id = attr.mode & SET_ID_BITS != 0;
-            let mut known = lock(&self.known);
-            if set_id {
-                known.entry(attr.ino).or_default().set_id = true;
-            } else if let Some(known) = known.get_mut(&attr.ino) {
-                known.set_id = false;
-            }
+            lock(&self.known).seen(attr.ino, attr.mode & SET_ID_BITS != 0);
         }
         attr
     }
 
     fn may_have_set_id(&self, ino: Inode) -> bool {
-        lock(&self.known).get(&ino).is_some_and(|known| known.set_id)
+        lock(&self.known).may_have_set_id(ino)
     }
 
     /// Before a write or cut by somebody without privilege.
@@ -105,21 +91,15 @@ impl CairnFs {
 
     /// The kernel's pages have this mount's own change in them.
     fn own_change(&self, attr: &Attr) {
-        if let Some(pages) = lock(&self.known)
-            .get_mut(&attr.ino)
-            .and_then(|known| known.pages.as_mut())
-        {
-            *pages = attr.generation.max(*pages);
-        }
+        lock(&self.known).own_change(attr.ino, attr.generation);
     }
 
     fn opened(&self, file: File) -> Opened<File> {
         let attr = self.seen(file.attr());
-        let generation = Some(attr.generation);
-        let pages = std::mem::replace(&mut lock(&self.known).entry(attr.ino).or_default().pages, generation);
+        let keep_cache = lock(&self.known).opened(attr.ino, attr.generation);
         Opened {
             handle: file,
-            keep_cache: pages == generation,
+            keep_cache,
         }
     }
 }
@@ -154,7 +134,7 @@ impl FileSystem for CairnFs {
     }
 
     fn forget(&self, ino: Inode) {
-        lock(&self.known).remove(&ino);
+        lock(&self.known).forget(ino);
     }
 
     async fn readdir(&self, ino: Inode, offset: u64, limit: u32) -> Result<Vec<DirectoryItem>> {
@@ -302,6 +282,7 @@ impl FileSystem for CairnFs {
     }
 
     async fn release(&self, file: File) -> Result<()> {
+        lock(&self.known).released(file.inode());
         Ok(file.close().await?)
     }
 
@@ -393,15 +374,10 @@ impl FileSystem for CairnFs {
     }
 
     fn changed(&self, ino: Inode, data: bool) {
-        if let Some(known) = lock(&self.known).get_mut(&ino) {
-            known.set_id = true; // until its mode has been seen again
-            if data {
-                known.pages = None;
-            }
-        }
+        lock(&self.known).changed(ino, data);
     }
 
     fn cached(&self) -> Vec<Inode> {
-        lock(&self.known).keys().copied().collect()
+        lock(&self.known).inodes()
     }
 }

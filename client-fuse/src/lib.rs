@@ -21,6 +21,7 @@ mod filesystem;
 mod fs;
 mod fuse;
 mod kernel;
+mod known;
 mod mount;
 mod mountinfo;
 mod options;

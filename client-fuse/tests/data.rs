@@ -356,6 +356,35 @@ fn mapped_files_read_and_write() {
     assert_eq!(sh(&format!("'{}' it runs", program.display())), "it runs");
 }
 
+/// As linkers make their output: longer first, mapped then, and only written through the mapping.
+#[test]
+fn a_new_file_that_was_only_made_longer_is_zeros_and_can_be_mapped() {
+    let Some(place) = Place::new("longer") else { return };
+    const LEN: usize = 3_000_000;
+    let path = place.path().join("file");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .unwrap();
+    file.set_len(LEN as u64).unwrap();
+    assert!(fs::read(&path).unwrap() == vec![0; LEN], "by the one who made it");
+    assert!(
+        fs::read(place.other().join("file")).unwrap() == vec![0; LEN],
+        "elsewhere"
+    );
+    drop(file);
+    let file = read_write(&path);
+    mapped(&file, LEN, |bytes| {
+        assert!(bytes.iter().all(|b| *b == 0));
+        bytes[LEN - 5..].copy_from_slice(b"mmap!");
+    });
+    drop(file);
+    let all = fs::read(place.other().join("file")).unwrap();
+    assert!(all[..LEN - 5].iter().all(|b| *b == 0) && all.ends_with(b"mmap!"));
+}
+
 #[test]
 fn one_mount_sees_its_own_writes_at_once() {
     let Some(place) = Place::new("own_writes") else { return };

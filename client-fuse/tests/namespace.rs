@@ -468,6 +468,37 @@ fn exclusive_creation_has_one_winner() {
     }
 }
 
+/// The kernel itself refuses a name that it knows; here two mounts give one name at a time, which only the master sees.
+#[test]
+fn a_rename_that_may_not_replace_has_one_winner() {
+    let Some(place) = Place::new("noreplace") else { return };
+    for round in 0..40 {
+        let target = format!("target {round}");
+        let racers: Vec<_> = [place.path(), place.other()]
+            .into_iter()
+            .enumerate()
+            .map(|(n, d)| {
+                let source = d.join(format!("source {n}"));
+                fs::write(&source, n.to_string()).unwrap();
+                let target = d.join(&target);
+                std::thread::spawn(move || {
+                    rustix::fs::renameat_with(CWD, source, CWD, target, RenameFlags::NOREPLACE)
+                        .map_err(|e| e.raw_os_error())
+                })
+            })
+            .collect();
+        let results: Vec<_> = racers.into_iter().map(|racer| racer.join().unwrap()).collect();
+        let winner = results.iter().position(Result::is_ok).unwrap();
+        assert_eq!(
+            results[1 - winner],
+            Err(rustix::io::Errno::EXIST.raw_os_error()),
+            "round {round}"
+        );
+        let kept = fs::read_to_string(place.path().join(&target)).unwrap();
+        assert_eq!(kept, winner.to_string(), "round {round}");
+    }
+}
+
 #[test]
 fn creation_that_may_find_the_file_never_fails_when_others_create_it_too() {
     let Some(place) = Place::new("shared") else { return };
