@@ -189,9 +189,9 @@ settings! {
         read_only ("read-only"): bool = "false",
         /// No request stays unanswered for longer; then it fails with EIO.
         timeout ("timeout"): Span = "60s",
-        /// How long the kernel may answer stat(2) by itself. Unset: not at all.
+        /// How long the kernel may answer stat(2) by itself while nobody tells it of a change. Unset: 1 s.
         attr_timeout ("attr-timeout"): Option<Span> = "",
-        /// How long the kernel may take a name for what it was. Unset: not at all.
+        /// How long the kernel may take a name for what it was while nobody tells it of a change. Unset: 1 s.
         entry_timeout ("entry-timeout"): Option<Span> = "",
         /// Threads that read requests. Unset: as many as processors, 2 to 8.
         threads ("threads"): Option<u32> = "",
