@@ -112,3 +112,18 @@ fn newer_format(folder: &Path) -> Vec<(PathBuf, Vec<u8>, Vec<u8>)> {
     files.sort_by(|a, b| b.0.cmp(&a.0));
     files
 }
+
+#[test]
+fn a_client_that_cannot_reach_the_advertised_address_names_it_and_the_setting() {
+    let cluster = Cluster::builder(BINARY).chunkservers(1);
+    let cluster = cluster
+        .set("master.default-goal", "1")
+        .set("chunkserver.advertise", "127.0.0.1:1");
+    let cluster = cluster.start().unwrap();
+    let args = ["--set", "client.timeout=5s", "cp", "-", "cairn:/file"];
+    let refused = cluster.cairn_with_input(args, b"some bytes").unwrap();
+    assert!(!refused.ok());
+    for part in ["127.0.0.1:1", "chunkserver.advertise"] {
+        assert!(refused.stderr.contains(part), "no {part}: {}", refused.stderr);
+    }
+}
