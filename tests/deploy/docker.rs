@@ -65,6 +65,8 @@ fn build() -> Result<(), String> {
         &["--strip-debug", "-o", &path(&context.path().join("cairn")), BINARY],
     );
     assert!(stripped.ok(), "{}", stripped.stderr);
+    // the one of the last run, which would stay without a name
+    try_docker(&["rmi", IMAGE]);
     let dockerfile = path(&root.join("deploy/Dockerfile.prebuilt"));
     let args = [
         "build",

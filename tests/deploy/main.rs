@@ -70,11 +70,7 @@ fn the_documented_line_of_fstab_mounts() {
     let Some(_alone) = ready("the_documented_line_of_fstab_mounts") else {
         return;
     };
-    let documentation = std::fs::read_to_string(docker::root().join("docs/operations.md")).unwrap();
-    let line = documentation
-        .lines()
-        .find(|line| line.contains("_netdev,nofail"))
-        .unwrap();
+    let line = services::fstab_line();
     let (source, place) = ("192.168.1.5:7600", "/mnt/cairn");
     assert!(line.contains(source) && line.contains(place), "{line}");
     let line = line.replace(source, MASTER_INSIDE).replace(place, "/mnt/fstab");

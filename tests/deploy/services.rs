@@ -1,12 +1,19 @@
 //! Servers as an administrator runs them: units of systemd, disks that belong elsewhere, an older binary on newer files.
 use crate::docker::{cairn_on_host, root, run_program};
-use cairn_testkit::{Cluster, Process, wait_until};
+use cairn_testkit::{Cluster, Process, run, wait_until};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_cairn");
 const SOON: Duration = Duration::from_secs(60);
+
+/// The line of /etc/fstab that docs/operations.md gives.
+pub fn fstab_line() -> String {
+    let documentation = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let line = documentation.lines().find(|line| line.contains("_netdev,nofail"));
+    line.unwrap().to_owned()
+}
 
 #[test]
 fn the_units_of_systemd_are_sound() {
@@ -37,6 +44,33 @@ fn the_units_of_systemd_are_sound() {
     };
     let findings: Vec<_> = verified.stderr.lines().filter(of_ours).collect();
     assert!(verified.ok() && findings.is_empty(), "{}", verified.stderr);
+}
+
+/// What systemd makes of the line at boot: a mount that waits for the network, and whose failure nothing else suffers.
+#[test]
+fn the_documented_line_of_fstab_does_not_hold_up_the_boot() {
+    let generator = Path::new("/usr/lib/systemd/system-generators/systemd-fstab-generator");
+    if !generator.exists() {
+        let test = "the_documented_line_of_fstab_does_not_hold_up_the_boot";
+        return cairn_testkit::skip(test, "systemd-fstab-generator is missing");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let fstab = directory.path().join("fstab");
+    fs::write(&fstab, fstab_line() + "\n").unwrap();
+    let environment = [("SYSTEMD_FSTAB", fstab.to_str().unwrap().to_owned())];
+    let made = run(generator, &[directory.path(); 3], &environment, b"", SOON).unwrap();
+    assert!(made.ok(), "{}", made.stderr);
+    let unit = fs::read_to_string(directory.path().join("mnt-cairn.mount")).unwrap();
+    for line in ["Type=cairn", "Options=_netdev,nofail"] {
+        assert!(unit.lines().any(|l| l == line), "no {line}: {unit}");
+    }
+    let wanted = |how: &str| {
+        directory
+            .path()
+            .join(format!("remote-fs.target.{how}/mnt-cairn.mount"))
+            .exists()
+    };
+    assert!(wanted("wants") && !wanted("requires"));
 }
 
 #[test]

@@ -211,6 +211,7 @@ impl crate::node::State {
         };
         chunk.acked = number;
         chunk.granted = false;
+        chunk.trouble = None;
         chunk.unsynced_since.get_or_insert(version);
         let end = u64::from(index) * cairn_types::layout::CHUNK_SIZE_BYTES + frame.end();
         self.acked_end = self.acked_end.max(end);

@@ -68,12 +68,13 @@ impl Core {
         match timeout(self.config.timeout, node.wait_for(done)).await {
             Ok(result) => result,
             Err(_) => {
-                let error = Error::WriteFailed {
-                    path: node.label(),
-                    handle: Default::default(),
-                    offset: 0,
-                    within: self.config.timeout,
-                    cause: "the chunkservers were too slow to take all of it".into(),
+                let path = node.label();
+                let error = {
+                    let state = node.state();
+                    let late =
+                        |(index, target): &&(u32, u64)| state.chunks.get(index).is_some_and(|c| c.acked < *target);
+                    let index = targets.iter().find(late).map_or(0, |(index, _)| *index);
+                    self.write_failed(path, &state, index)
                 };
                 tracing::error!(inode = node.ino.0, "a write was lost: {error}");
                 node.fail(error.clone());

@@ -46,6 +46,8 @@ pub(crate) struct Chunk {
     committed: u64,
     /// The oldest version under which there are acknowledged bytes that no sync has covered.
     unsynced_since: Option<Version>,
+    /// What last kept a frame from being acknowledged, for people; none since the last acknowledgement.
+    trouble: Option<String>,
     /// A driver is at work, or about to be.
     driving: bool,
     /// There is more to send.

@@ -5,7 +5,7 @@ use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::data::Trouble;
 use crate::limits::PATIENCE;
-use crate::node::Node;
+use crate::node::{Node, State};
 use crate::{Error, Location, Result};
 use bytes::Bytes;
 use cairn_proto::common::ErrorCode;
@@ -42,7 +42,6 @@ pub(super) struct Stall {
     /// Refusals and losses in a row that were tried again as they were.
     patience: u32,
     backoff: Backoff,
-    cause: String,
 }
 
 impl Stall {
@@ -52,7 +51,6 @@ impl Stall {
             since: Instant::now(),
             patience: 0,
             backoff: Backoff::new(),
-            cause: String::new(),
         }
     }
     pub fn progress(&mut self) {
@@ -133,7 +131,12 @@ impl Core {
         };
         let head = location.members.first();
         let name = head.map_or("no server", |m| m.address.as_str());
-        stall.cause = format!("chunkserver {name}: {trouble}");
+        let advice = match trouble {
+            Trouble::NoAnswer(_) => " (is that its address as this machine reaches it? setting chunkserver.advertise)",
+            Trouble::Garbled(_) | Trouble::Failed(_) => "",
+        };
+        node.state()
+            .met_trouble(index, format!("chunkserver {name}: {trouble}{advice}"));
         tracing::debug!(
             inode = node.ino.0, index, chunk = %location.handle, version = %location.version, head = name,
             %trouble, fresh, patience = stall.patience, "a chunk's head did not acknowledge"
@@ -144,7 +147,7 @@ impl Core {
             self.pool.failed(&head.address);
         }
         if stall.left().is_zero() {
-            return Err(self.gave_up(node, index, stall).await);
+            return Err(self.gave_up(node, index).await);
         }
         let remedy = remedy(&trouble, fresh, stall.patience);
         stall.patience += 1;
@@ -199,7 +202,7 @@ impl Core {
                     Err(error) => self.master_refused(node, index, error, stall).await,
                 }
             }
-            Remedy::Final => Err(self.gave_up(node, index, stall).await),
+            Remedy::Final => Err(self.gave_up(node, index).await),
         }
     }
 
@@ -235,7 +238,7 @@ impl Core {
         let Error::Refused { code, message, .. } = &error else {
             return Err(error);
         };
-        stall.cause = error.to_string();
+        node.state().met_trouble(index, error.to_string());
         match code {
             ErrorCode::ErrorNoSpace => Err(Error::NoSpace {
                 path: node.label(),
@@ -266,23 +269,36 @@ impl Core {
 
     async fn pause(&self, node: &Node, index: u32, stall: &mut Stall) -> Result<()> {
         if stall.left().is_zero() {
-            return Err(self.gave_up(node, index, stall).await);
+            return Err(self.gave_up(node, index).await);
         }
         stall.backoff.wait(&self.env.rng).await;
         Ok(())
     }
 
-    async fn gave_up(&self, node: &Node, index: u32, stall: &Stall) -> Error {
+    async fn gave_up(&self, node: &Node, index: u32) -> Error {
         let path = self.path_for_people(node).await;
-        let state = node.state();
+        self.write_failed(path, &node.state(), index)
+    }
+
+    /// The first unacknowledged frame of chunk `index` was not taken within the timeout.
+    pub(super) fn write_failed(&self, path: String, state: &State, index: u32) -> Error {
         let chunk = state.chunks.get(&index);
         let within = chunk.and_then(|c| c.queue.front()).map_or(0, |frame| frame.offset);
+        let trouble = chunk.and_then(|c| c.trouble.clone());
         Error::WriteFailed {
             path,
             handle: chunk.and_then(|c| c.handle).unwrap_or_default(),
             offset: u64::from(index) * cairn_types::layout::CHUNK_SIZE_BYTES + within,
-            within: stall.timeout,
-            cause: stall.cause.clone(),
+            within: self.config.timeout,
+            cause: trouble.unwrap_or_else(|| "the chunkservers were too slow to take all of it".into()),
+        }
+    }
+}
+
+impl State {
+    fn met_trouble(&mut self, index: u32, trouble: String) {
+        if let Some(chunk) = self.chunks.get_mut(&index) {
+            chunk.trouble = Some(trouble);
         }
     }
 }
