@@ -504,6 +504,7 @@ impl Core {
         let mut state = node.state();
         let current = state.epoch == epoch;
         state.learn(attr, false);
+        let gone = state.forget_cut();
         if !name.is_empty() {
             state.name = name;
         }
@@ -513,6 +514,7 @@ impl Core {
             }
         }
         drop(state);
+        self.forget_chunks(gone);
         node.progress.notify_waiters();
     }
 

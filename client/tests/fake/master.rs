@@ -247,6 +247,9 @@ impl Master {
                         return answer::Result::Error(error(ErrorCode::ErrorStaleVersion));
                     }
                 }
+                for chunk in &commit.chunks {
+                    file.chunks.entry(chunk.index).and_modify(|known| known.granted = false);
+                }
                 file.attr.size = file.attr.size.max(commit.size);
                 file.attr.generation += 1;
                 answer::Result::Attr(file.attr)
