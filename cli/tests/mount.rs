@@ -142,3 +142,45 @@ fn a_mount_whose_process_was_killed_is_mounted_again_by_the_same_command() {
     assert_eq!(mount.ended(), Some(0));
     assert!(!mounted(&mount.at), "the dead one below is gone too");
 }
+
+#[test]
+fn a_user_who_cannot_mount_is_told_the_remedy() {
+    let runs = |command: &str| {
+        std::process::Command::new("sh")
+            .args(["-c", command])
+            .status()
+            .unwrap()
+            .success()
+    };
+    if !rustix::process::geteuid().is_root() || !runs("command -v setpriv fusermount3 >/dev/null") {
+        eprintln!("SKIPPED: needs root, setpriv and fusermount3 to become another user");
+        return;
+    }
+    let c = Cluster::start();
+    let d = c.directory.path().display();
+    // a place that is nobody's own, a binary that nobody may run, and a helper that is not setuid root
+    assert!(runs(&format!(
+        "set -e; cd '{d}'; mkdir own helper; cp '{cairn}' $(command -v fusermount3) helper; chown 65534 own; chmod 755 . helper/*",
+        cairn = env!("CARGO_BIN_EXE_cairn"),
+    )));
+    let script = format!(
+        "cd '{d}' && PATH='{d}/helper' exec $(command -v setpriv) --reuid=65534 --regid=65534 --clear-groups helper/cairn mount own"
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .env("CAIRN_MASTER", &c.address)
+        .env_remove("CAIRN_CONFIG")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.starts_with("cairn: mount: ") && said.contains("because it is not setuid root"),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("`sudo chmod u+s {d}/helper/fusermount3`, or mount as root")),
+        "{said}"
+    );
+    assert!(!mounted(&c.path("own")));
+}

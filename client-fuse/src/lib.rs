@@ -5,7 +5,8 @@
 //!                        converts                           decides
 //! ```
 //!
-//! * `filesystem` is what a file system is here: POSIX's words, no FUSE. `fs` implements it over the client library.
+//! * `filesystem` is what a file system is here: POSIX's words, no FUSE. `fs` implements it over the client library;
+//!   `known` is what it keeps of inodes, bounded.
 //! * `fuse` is the only module that names the `fuser` crate: it turns requests into calls, hands them to the tokio
 //!   runtime, and answers each within `mount.timeout`. INTERRUPT gets ENOSYS from fuser, so a request without an end
 //!   would leave a process that not even SIGKILL ends.
