@@ -59,7 +59,7 @@ impl Core {
         }
         let chunk = world.state.chunk(handle);
         let wanted = world.reconfigurations.uses(handle, disk) || world.repair.fills(handle, disk);
-        let unreadable = world.servers.replica(disk, handle).is_some_and(|r| is_unreadable(&r));
+        let unreadable = world.servers.replica(disk, handle).is_some_and(is_unreadable);
         let drawn = world.state.was_drawn(handle);
         if !verdict::may_delete(chunk.as_ref(), drawn, disk, version, unreadable, wanted) {
             return false;
@@ -105,7 +105,7 @@ impl Core {
                 .ordered
                 .iter()
                 .filter(|((d, _), _)| world.servers.server_of(*d) == Some(server));
-            let unreadable = world.servers.replica(disk, handle).is_some_and(|r| is_unreadable(&r));
+            let unreadable = world.servers.replica(disk, handle).is_some_and(is_unreadable);
             let due = now >= since + self.config.gc_grace() || (unreadable && world.state.chunk(handle).is_some());
             if !due || world.garbage.ordered.contains_key(&key) || of_server.count() >= DELETES_MAX {
                 continue;
