@@ -20,6 +20,8 @@ pub struct Mandate(RwLock<State>);
 #[derive(Default)]
 struct State {
     registration: Option<Registration>,
+    /// Of the last registration, whether or not it is still in force.
+    epoch: u64,
     lease: Duration,
     lease_until: Boot,
     /// Highest version drawn when the registration was. A grant drawn before may be of a chunk that was reconfigured
@@ -41,6 +43,7 @@ impl Mandate {
     pub fn begin(&self, registration: Registration, lease: Duration, sent: Boot, drawn: Version) {
         *self.write() = State {
             registration: Some(registration),
+            epoch: registration.epoch,
             lease,
             lease_until: sent + own_lease(lease),
             grant_floor: drawn,
@@ -78,6 +81,18 @@ impl Mandate {
         }
     }
 
+    /// Whether leave to write that the master of `epoch` gave still counts: not once this server has registered with a
+    /// later one, which does not know to whom an earlier one gave leave, and fences only what it gave itself (R12).
+    ///
+    /// # Errors
+    /// `OldLeave`.
+    pub fn may_write(&self, epoch: u64) -> Result<(), Refusal> {
+        match self.read().epoch {
+            ours if epoch < ours => Err(Refusal::OldLeave { epoch, ours }),
+            _ => Ok(()),
+        }
+    }
+
     /// The replica is current at `version`, said or done under `registration`; of an earlier one it means nothing.
     pub fn trust(&self, key: Key, version: Version, registration: Registration) {
         let mut state = self.write();
@@ -112,16 +127,23 @@ impl Mandate {
         self.write().current.remove(&key);
     }
 
+    /// # Errors
+    /// `NoLease` when it is over at `now`.
+    pub fn leased(&self, now: Boot) -> Result<(), Refusal> {
+        if now < self.lease_until() {
+            Ok(())
+        } else {
+            Err(Refusal::NoLease)
+        }
+    }
+
     /// Whether a read of the replica at `version` may be answered at `now` (R6).
     ///
     /// # Errors
     /// `NoLease`, `NotJudged`, `StaleVersion`.
     pub fn may_read(&self, key: Key, version: Version, now: Boot) -> Result<(), Refusal> {
-        let state = self.read();
-        if now >= state.lease_until {
-            return Err(Refusal::NoLease);
-        }
-        match state.current.get(&key) {
+        self.leased(now)?;
+        match self.read().current.get(&key) {
             Some(v) if *v == version => Ok(()),
             Some(v) => Err(Refusal::StaleVersion { have: *v }),
             None => Err(Refusal::NotJudged),

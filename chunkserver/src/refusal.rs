@@ -39,6 +39,9 @@ pub enum Refusal {
     GrantRefused(String),
     #[error("this server is of cluster {ours}, the caller speaks of {theirs}")]
     WrongCluster { ours: ClusterId, theirs: String },
+    /// Its session must ask the present master (protocol R12).
+    #[error("leave to write was given by the master of epoch {epoch}, this one is of epoch {ours}: ask it again")]
+    OldLeave { epoch: u64, ours: u64 },
     /// A registration that is not the one in force (protocol R7).
     #[error("the order is of an earlier registration")]
     OldRegistration,
@@ -50,7 +53,7 @@ pub enum Refusal {
 impl Refusal {
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::StaleVersion { .. } | Self::OldRegistration => ErrorCode::ErrorStaleVersion,
+            Self::StaleVersion { .. } | Self::OldRegistration | Self::OldLeave { .. } => ErrorCode::ErrorStaleVersion,
             Self::NoReplica => ErrorCode::ErrorNoReplica,
             Self::NoLease | Self::NotJudged => ErrorCode::ErrorNoLease,
             Self::Fenced => ErrorCode::ErrorFenced,

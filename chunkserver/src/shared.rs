@@ -216,6 +216,9 @@ impl Core {
         let version: Version = required(header.version, "version")?.into();
         let session = SessionId::try_from(&header.session[..]).map_err(|e| Refusal::Invalid(e.to_string()))?;
         check_pieces(&header, &payload)?;
+        if header.serial == 0 {
+            self.mandate.may_write(header.epoch)?;
+        }
         let grant = header.grant.take();
         let replica = match (self.known_replica(key).filter(|r| r.place().is_some()), &grant) {
             (Some(replica), _) => replica,
@@ -385,13 +388,29 @@ impl Core {
         if request.length as usize > FRAME_PAYLOAD_BYTES_MAX {
             return Err(Refusal::Invalid(format!("a read of {} bytes", request.length)));
         }
+        let chunk = match self.chunk(key) {
+            Err(Refusal::NoReplica) => return self.read_unwritten(key, version),
+            found => found?,
+        };
         self.mandate.may_read(key, version, self.env.clock.now())?;
-        let chunk = self.chunk(key)?;
         let Read {
             offset, length, verify, ..
         } = request;
         self.read_blocks(key, chunk, At::Installed(version), offset, length, verify)
             .await
+    }
+
+    /// Of a chunk that is not here, found so a moment ago: nothing, if a grant of `version` could still create it. Then
+    /// none has, so that no write was acknowledged (R1), and the chunk was not reconfigured either: that would have
+    /// raised the floor, or had to wait for the end of the lease.
+    fn read_unwritten(&self, key: Key, version: Version) -> Result<Answer, Refusal> {
+        self.mandate.leased(self.env.clock.now())?;
+        let could_create = self.mandate.may_create(version).is_ok();
+        let disk = self.store.disk(key.disk).ok_or(Refusal::NoReplica)?;
+        if !could_create || disk.unclean_start() || version <= disk.floor() {
+            return Err(Refusal::NoReplica);
+        }
+        Ok((Body::ReadDone(ReadDone::default()), Bytes::new()))
     }
 
     async fn read_blocks(

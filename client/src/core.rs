@@ -364,19 +364,8 @@ impl State {
 }
 
 impl Host for Core {
-    fn declare(&self) -> (Vec<Inode>, Vec<ChunkHandle>) {
-        let nodes = self.all_nodes();
-        let handles = |node: &Arc<Node>| {
-            node.state()
-                .chunks
-                .values()
-                .filter_map(|c| c.handle())
-                .collect::<Vec<_>>()
-        };
-        (
-            nodes.iter().map(|node| node.ino).collect(),
-            nodes.iter().flat_map(handles).collect(),
-        )
+    fn declare(&self) -> Vec<Inode> {
+        self.all_nodes().iter().map(|node| node.ino).collect()
     }
 
     fn invalidate(&self, what: &Invalidated) {

@@ -1,5 +1,5 @@
 //! Bounds of the client's own queues and retries; those shared with other parts stand in `cairn_types::limits`.
-use cairn_types::limits::{LOCATE_CHUNKS_MAX, SESSION_CALLS_MAX};
+use cairn_types::limits::{DECLARED_AT_ONCE_MAX, LOCATE_CHUNKS_MAX, SESSION_CALLS_MAX, SESSION_OPEN_MAX};
 use std::time::Duration;
 
 /// Calls under way to the master, of which it remembers what it answered.
@@ -30,14 +30,13 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub const DEAD_FOR: Duration = Duration::from_secs(10);
 /// Refusals that may pass by themselves (a chunk being installed, say) before the master is told.
 pub const PATIENCE: u32 = 4;
-/// When no member of a chunk may answer reads for so long, the master is asked to mend it: longer than servers take to
-/// register anew after the master was away.
-pub const UNJUDGED_MAX: Duration = Duration::from_secs(3);
 /// What was read ahead and not asked for is not believed after this.
 pub const READ_AHEAD_AGE_MAX: Duration = Duration::from_secs(2);
 /// Calls that wait for another to go with.
 pub const TOLD_MAX: u64 = 64;
 
+// a whole declaration is put there before the stream is opened
+const _: () = assert!(SESSION_OPEN_MAX.div_ceil(DECLARED_AT_ONCE_MAX) < OUTGOING_MAX);
 const _: () = assert!(CALLS_MAX < SESSION_CALLS_MAX);
 const _: () = assert!((TOLD_MAX as usize) < CALLS_MAX);
 const _: () = assert!((LOCATE_AHEAD as usize) < LOCATE_CHUNKS_MAX);

@@ -195,7 +195,7 @@ impl State {
     ///
     /// # Errors
     /// `LostUnsynced` when the chunk was installed from a suspect since it was written here (protocol R12).
-    pub fn place(&mut self, location: Location, writable: bool) {
+    pub fn place(&mut self, mut location: Location, writable: bool) {
         let index = location.index;
         let mut writable = writable;
         if let Some(known) = self.slots.get(&index)
@@ -204,7 +204,10 @@ impl State {
             if known.location.version > location.version {
                 return;
             }
-            writable |= known.writable;
+            if known.writable && !writable {
+                // the leave to write is still the earlier one
+                (writable, location.epoch) = (true, known.location.epoch);
+            }
         }
         if let Some(chunk) = self.chunks.get(&index)
             && chunk.handle() == Some(location.handle)

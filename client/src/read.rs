@@ -4,7 +4,7 @@ use crate::ahead::ReadAhead;
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::data::Trouble;
-use crate::limits::{READ_PIECES_MAX, UNJUDGED_MAX};
+use crate::limits::READ_PIECES_MAX;
 use crate::node::Node;
 use crate::{Error, Location, Member, ReplicaRead, Result, Server};
 use bytes::{Bytes, BytesMut};
@@ -130,7 +130,6 @@ impl Core {
     async fn read_piece(self: &Arc<Self>, node: &Node, piece: Piece, deadline: Instant) -> Result<Bytes> {
         let mut backoff = Backoff::new();
         let mut anew = false;
-        let started = Instant::now();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let (location, asked) = self.locate_for_read(node, piece.index, anew, left).await?;
@@ -141,15 +140,12 @@ impl Core {
                 Ok(data) => return Ok(padded(data, piece.len as usize)),
                 Err(causes) => causes,
             };
-            // allocated, and never written by who asked for it: the master has it made. No lease, of all of them and for
-            // long, means the same: nothing is known of replicas that never were.
             let all_say = |code| !causes.is_empty() && causes.iter().all(|(_, trouble)| trouble.code() == code);
-            let unjudged = all_say(ErrorCode::ErrorNoLease) && started.elapsed() > UNJUDGED_MAX;
-            if asked && anew && (unjudged || all_say(ErrorCode::ErrorNoReplica)) {
+            // allocated, never written, and its grant is good no more: the master has it made
+            if asked && anew && all_say(ErrorCode::ErrorNoReplica) {
                 self.have_it_made(&location, deadline).await?;
             }
-            let corrupt = |(_, trouble): &(String, Trouble)| trouble.code() == ErrorCode::ErrorCorrupt;
-            let hopeless = asked && !causes.is_empty() && causes.iter().all(corrupt);
+            let hopeless = asked && all_say(ErrorCode::ErrorCorrupt);
             let pause = backoff.step(&self.env.rng);
             if hopeless || Instant::now() + pause >= deadline {
                 return Err(self.unreadable(node, &location, piece, &causes).await);

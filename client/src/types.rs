@@ -303,6 +303,8 @@ pub struct Location {
     pub from_suspect: Option<Version>,
     /// No commit has named it since it was created: a member may have no replica yet (protocol R10).
     pub granted: bool,
+    /// Of the master that gave leave to write it, where that was asked for (protocol R12).
+    pub epoch: u64,
 }
 
 impl TryFrom<common::Location> for Location {
@@ -316,6 +318,7 @@ impl TryFrom<common::Location> for Location {
             index: l.index,
             from_suspect: l.from_suspect.map(Version::from),
             granted: l.granted,
+            epoch: l.epoch,
         })
     }
 }

@@ -21,8 +21,6 @@ pub const INTEREST_MAX: usize = 65_536;
 pub const INVALIDATIONS_MAX: usize = 4_096;
 pub const PUSHES_MAX: u64 = 64;
 pub const PUSH_INVALIDATIONS_MAX: usize = 512;
-/// Inodes and chunks that a Hello may declare.
-pub const DECLARED_MAX: usize = 100_000;
 /// Chunks looked at in one step of a background scan, while the state is locked.
 pub const SCAN_STEP: usize = 512;
 /// Orders to delete that one chunkserver works on at a time.

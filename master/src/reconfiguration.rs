@@ -95,6 +95,13 @@ impl Reconfigurations {
         self.active.get(&handle).is_some_and(|a| !a.engine.is_logged())
     }
 
+    /// To be fenced, as by a session that ended.
+    pub fn abandon(&mut self, handle: ChunkHandle, now: Duration) {
+        if !self.is_active(handle) && !self.abandoned.iter().any(|(known, _)| *known == handle) {
+            self.abandoned.push_back((handle, now));
+        }
+    }
+
     pub fn is_active(&self, handle: ChunkHandle) -> bool {
         self.active.contains_key(&handle)
     }

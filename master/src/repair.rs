@@ -11,6 +11,7 @@ use crate::rot;
 use cairn_metadata::ChunkInfo;
 use cairn_metadata::repair::{self as plan, ChunkView, Health, Limits, MemberView, Standing, Task, Urgency};
 use cairn_proto::chunkserver::{self as wire, DiskState, ReplicaState, order};
+use cairn_types::layout::CHUNK_SIZE_BYTES;
 use cairn_types::{ChunkHandle, DiskId, Inode, ServerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -200,6 +201,7 @@ impl Core {
         }
         let page = world.state.chunks_after(world.repair.at, SCAN_STEP);
         for chunk in &page {
+            self.take_in_what_was_left(world, chunk);
             let health = self.assess(world, chunk);
             let counting = &mut world.repair.counting;
             let counter = match health {
@@ -224,6 +226,24 @@ impl Core {
         }
         // at full pace only when something calls for it
         world.repair.again || !world.repair.look.is_empty()
+    }
+
+    /// R12: of a session that ended with an earlier master nobody knows what it could write. Where it left a replica longer
+    /// than its file, the file takes that length.
+    fn take_in_what_was_left(&self, world: &mut World, chunk: &ChunkInfo) {
+        let now = self.now();
+        let (inode, handle) = (chunk.inode, chunk.handle);
+        let maybe_written = world.sessions.is_open(inode) || world.sessions.is_written(inode, handle);
+        if maybe_written || !world.orphans_settled(&self.config, now) {
+            return;
+        }
+        let Ok(attr) = world.state.getattr(inode) else { return };
+        let within = attr.size.saturating_sub(u64::from(chunk.index) * CHUNK_SIZE_BYTES);
+        let replicas = chunk.members.iter().filter_map(|d| world.servers.replica(*d, handle));
+        let left = replicas.filter(|r| r.version == chunk.version).map(|r| r.length).max();
+        if left.is_some_and(|left| left > within) {
+            world.reconfigurations.abandon(handle, now);
+        }
     }
 
     /// Remembers since when a granted chunk has replicas on some of its members only, or on none though it was written.

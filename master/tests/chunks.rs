@@ -359,6 +359,36 @@ async fn r12_when_a_session_ends_its_chunks_are_fenced_and_the_length_taken_from
 }
 
 #[tokio::test]
+async fn r12_what_a_session_left_that_ended_with_its_master_is_fenced_and_its_length_taken() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut writer = Client::connect(&master, 1).await;
+    let (attr, chunk, servers) = written(&master, &mut writer).await;
+    assert_eq!(attr.size, 0, "written, and not committed");
+    let had: Vec<_> = servers.iter().map(|s| (s.disk.clone(), s.replicas.clone())).collect();
+    drop((writer, servers));
+    master.shutdown().await.unwrap();
+    let master = start(config(), &disk).await;
+    let mut running = Vec::new();
+    for (n, (disk, replicas)) in (1..).zip(had) {
+        let server = Server::try_register(&master, n, replicas, Default::default(), disk).await;
+        running.push(server.unwrap().run());
+    }
+    let mut other = Client::connect(&master, 2).await;
+    until("the length of what was written", async || {
+        (other.lookup("a").await?.size == 77).then_some(())
+    })
+    .await;
+    let after = other.locate(attr.inode, true).await.remove(0);
+    assert!(version(&after) > version(&chunk), "fenced");
+    assert!(after.epoch > chunk.epoch, "leave to write is this master's");
+    for server in running {
+        server.stop().await;
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn r13_a_truncation_inside_a_chunk_cuts_the_source_first() {
     let disk = disk();
     let master = start(config(), &disk).await;

@@ -4,6 +4,7 @@ mod common;
 use cairn_proto::session as ss;
 use cairn_proto::session::answer::Result as Answer;
 use cairn_proto::session::call::Request;
+use cairn_proto::session::from_client;
 use cairn_types::SessionId;
 use common::*;
 use std::time::Duration;
@@ -239,4 +240,42 @@ async fn a_full_or_failing_disk_stops_the_master_without_a_false_answer() {
         assert!(client.lookup("before").await.is_some());
         master.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_a_session_declares_to_have_open_may_come_in_pieces_up_to_a_bound() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let created = client.create("a").await;
+    let inode = created.attr.unwrap().inode;
+    let hello = |more| ss::Hello {
+        session: SessionId::from_bits(2).to_vec().into(),
+        open_inodes: vec![1],
+        more,
+        ..Client::plain()
+    };
+    let declare = |open_inodes: Vec<u64>, more| from_client::Body::Declare(ss::Declare { open_inodes, more });
+    let pieces = vec![declare(vec![2; 100], true), declare(vec![inode], false)];
+    let other = Client::hello_with(&master, hello(true), pieces).await.unwrap();
+    // it has it open: its last name goes, it stays
+    let close = Request::Close(ss::Close { inode });
+    client.call(close).await;
+    let name = "a".into();
+    client.call(Request::Unlink(ss::Unlink { parent: 1, name })).await;
+    let get = || Request::GetAttr(ss::GetAttr { inode });
+    assert!(matches!(client.call(get()).await, Answer::Attr(a) if a.nlink == 0));
+    drop(other);
+    until("released with its session", async || {
+        matches!(client.call(get()).await, Answer::Error(_)).then_some(())
+    })
+    .await;
+    // not all of it, or too much
+    let refused = Client::hello_with(&master, hello(true), vec![from_client::Body::Ping(ss::Ping {})]).await;
+    assert_eq!(refused.err().unwrap().code(), tonic::Code::InvalidArgument);
+    let too_many = vec![7; cairn_types::limits::DECLARED_AT_ONCE_MAX];
+    let pieces = (0..16).map(|_| declare(too_many.clone(), true)).collect();
+    let refused = Client::hello_with(&master, hello(true), pieces).await;
+    assert_eq!(refused.err().unwrap().code(), tonic::Code::ResourceExhausted);
+    master.shutdown().await.unwrap();
 }

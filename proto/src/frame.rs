@@ -206,6 +206,7 @@ mod tests {
             checksums: checksums(65_535, b"ab"),
             grant: None,
             disk: Bytes::from_static(&[2; 16]),
+            epoch: 1,
         }
     }
 

@@ -26,9 +26,14 @@ pub const GOAL_MAX: u8 = 8;
 pub const LINKS_MAX: u32 = 65_000;
 /// Calls of one session that the master holds at a time: results remembered and not yet acknowledged.
 pub const SESSION_CALLS_MAX: usize = 1024;
+/// Inodes that one session has open: the next open fails with ENFILE.
+pub const SESSION_OPEN_MAX: usize = 1 << 20;
+/// Inodes that one message of a client that connects declares to be open.
+pub const DECLARED_AT_ONCE_MAX: usize = 65_536;
 
 const _: () = assert!((FRAME_PAYLOAD_BYTES_MAX as u64).is_multiple_of(BLOCK_SIZE_BYTES));
 const _: () = assert!((FRAME_PAYLOAD_BYTES_MAX as u64) < CHUNK_SIZE_BYTES);
+const _: () = assert!(DECLARED_AT_ONCE_MAX * 11 < CONTROL_MESSAGE_BYTES_MAX);
 const _: () = assert!(XATTR_VALUE_BYTES_MAX <= XATTR_TOTAL_BYTES_MAX);
 // A page of the longest names with attributes fits a control message.
 const _: () = assert!(READDIR_ENTRIES_MAX * (NAME_BYTES_MAX + 256) < CONTROL_MESSAGE_BYTES_MAX);

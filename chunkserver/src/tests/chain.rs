@@ -171,10 +171,75 @@ async fn r10_absence_is_unknown_and_never_empty() {
     let cluster = Cluster::start(1).await;
     let member = cluster.member(0);
     let mut wire = cluster.connect(0, session(1)).await;
-    let failed = wire.read(&member, v(10), 0, 10, false).await.unwrap_err();
-    assert_eq!(code(&failed), ErrorCode::ErrorNoLease);
     let failed = wire.write(&member, v(10), 0, b"x").await.unwrap_err();
     assert_eq!(code(&failed), ErrorCode::ErrorNoReplica);
+    // drawn before this server registered, or not above the floor
+    let failed = wire.read(&member, v(1), 0, 10, false).await.unwrap_err();
+    assert_eq!(code(&failed), ErrorCode::ErrorNoReplica);
+    cluster.master.fence(&member, v(20)).await;
+    let failed = wire.read(&member, v(20), 0, 10, false).await.unwrap_err();
+    assert_eq!(code(&failed), ErrorCode::ErrorNoReplica);
+}
+
+#[tokio::test]
+async fn r10_what_a_grant_could_still_create_reads_as_empty_until_it_does() {
+    let cluster = Cluster::start(2).await;
+    let members = cluster.members();
+    let mut wire = cluster.connect(1, session(1)).await;
+    let (done, bytes) = wire.read(&members[1], v(10), 0, 10, false).await.unwrap();
+    assert_eq!((done.chunk_length, &bytes[..]), (0, &b""[..]));
+    let mut writer = cluster.connect(0, session(2)).await.with_grant(&members);
+    writer.write(&members[0], v(10), 0, b"bytes").await.unwrap();
+    let (done, bytes) = wire.read(&members[1], v(10), 0, 10, false).await.unwrap();
+    assert_eq!((done.chunk_length, &bytes[..]), (5, &b"bytes"[..]));
+}
+
+#[tokio::test]
+async fn r6_what_a_grant_could_still_create_is_not_read_without_a_lease() {
+    let cluster = Cluster::start(1).await;
+    let member = cluster.member(0);
+    let id = cluster.nodes[0].server().id();
+    {
+        let mut state = cluster.master.lock();
+        (state.lease, state.answer_heartbeats) = (Duration::from_millis(600), false);
+    }
+    cluster.master.hang_up(id);
+    let mut wire = cluster.connect(0, session(1)).await;
+    // a reconfiguration waits for that, and then does without this server
+    eventually("no lease", async || {
+        let refused = wire.read(&member, v(10), 0, 10, false).await.err()?;
+        (code(&refused) == ErrorCode::ErrorNoLease).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn r12_leave_to_write_that_an_earlier_master_gave_is_refused() {
+    let cluster = Cluster::start(2).await;
+    let members = cluster.members();
+    let mut wire = cluster.connect(0, session(1)).await.with_grant(&members);
+    wire.write(&members[0], v(10), 0, b"by the first").await.unwrap();
+    let (master, head) = (cluster.master.clone(), cluster.nodes[0].server().id());
+    {
+        let mut state = master.lock();
+        state.epoch = 2;
+        state.current.insert(HANDLE.0, v(10));
+    }
+    master.hang_up(head);
+    eventually("registered with the second", async || {
+        let registered = master.server(head).registration.epoch == 2 && cluster.nodes[0].server().is_registered();
+        registered.then_some(())
+    })
+    .await;
+    let failed = wire.write(&members[0], v(10), 0, b"by the first").await.unwrap_err();
+    assert_eq!(
+        code(&failed),
+        ErrorCode::ErrorStaleVersion,
+        "it asks again: its version is the same"
+    );
+    // nothing was taken of it; the second master gave leave anew, and the member below hears of it by the head only
+    (wire.sequence, wire.epoch) = (1, 2);
+    wire.write(&members[0], v(10), 0, b"by the second").await.unwrap();
 }
 
 #[tokio::test]

@@ -65,6 +65,8 @@ pub struct State {
     pub servers: BTreeMap<ServerId, Server>,
     pub troubles: Vec<(ServerId, Trouble)>,
     pub confirmations_asked: usize,
+    /// Of the registrations that it gives from now on.
+    pub epoch: u64,
     registrations: u64,
     orders: u64,
     waiting: BTreeMap<u64, oneshot::Sender<Done>>,
@@ -96,6 +98,7 @@ impl FakeMaster {
             servers: BTreeMap::new(),
             troubles: vec![],
             confirmations_asked: 0,
+            epoch: 1,
             registrations: 0,
             orders: 0,
             waiting: BTreeMap::new(),
@@ -228,7 +231,7 @@ impl FakeMaster {
         let registered = {
             let mut state = self.lock();
             state.registrations += 1;
-            let registration = Registration::new(1, state.registrations);
+            let registration = Registration::new(state.epoch, state.registrations);
             let blank = register.disks.iter().filter(|d| d.disk.is_empty()).count();
             // disks are numbered after their paths, so that a test knows them
             let new_disks: Vec<DiskId> = (0..blank).map(|i| new_disk_id(id, i)).collect();
@@ -530,6 +533,8 @@ pub struct Wire {
     pub session: SessionId,
     pub sequence: u64,
     pub grant: Option<Grant>,
+    /// Of the master that gave leave to write.
+    pub epoch: u64,
 }
 
 impl Wire {
@@ -542,6 +547,7 @@ impl Wire {
             session,
             sequence: 0,
             grant: None,
+            epoch: 1,
         };
         let hello = Hello {
             protocol: PROTOCOL,
@@ -588,6 +594,7 @@ impl Wire {
             checksums: checksums(offset, data),
             grant: self.grant.clone(),
             disk: member.disk.clone(),
+            epoch: self.epoch,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{Error, Invalidated, Result, Server};
 use cairn_io::Env;
 use cairn_proto::common::{self, ErrorCode};
 use cairn_proto::session::{answer, call::Request};
-use cairn_types::{ChunkHandle, ClusterId, Inode, SessionId};
+use cairn_types::{ClusterId, Inode, SessionId};
 use pushes::Pushes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,8 +28,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// What the session asks of the client above it, and tells it.
 pub(crate) trait Host: Send + Sync {
-    /// Inodes held open and chunks that may be written, for Hello.
-    fn declare(&self) -> (Vec<Inode>, Vec<ChunkHandle>);
+    /// Inodes held open, for Hello.
+    fn declare(&self) -> Vec<Inode>;
     /// What is cached of it is stale. Takes effect before it returns.
     fn invalidate(&self, what: &Invalidated);
     /// The master ended the session: what was not synced may be gone (promise 6).

@@ -6,9 +6,11 @@ use crate::session::pushes::Ledger;
 use crate::{Error, Invalidated, Result, Server};
 use cairn_proto::common::{self, ErrorCode};
 use cairn_proto::session::sessions_client::SessionsClient;
-use cairn_proto::session::{Call, FromClient, FromMaster, Hello, Ping, Push, Welcome, from_client, from_master};
+use cairn_proto::session::{
+    Call, Declare, FromClient, FromMaster, Hello, Ping, Push, Welcome, from_client, from_master,
+};
 use cairn_proto::{PROTOCOL, session};
-use cairn_types::limits::CONTROL_MESSAGE_BYTES_MAX;
+use cairn_types::limits::{CONTROL_MESSAGE_BYTES_MAX, DECLARED_AT_ONCE_MAX};
 use cairn_types::{ClusterId, Inode};
 use futures::StreamExt;
 use std::sync::Arc;
@@ -101,7 +103,10 @@ async fn open(shared: &Shared) -> std::result::Result<Open, End> {
     let channel = cairn_io::grpc::connect(shared.env.net.clone(), &config.master, config.connect_timeout)
         .await
         .map_err(End::broken)?;
-    let (open_inodes, writable_chunks) = shared.host().map(|host| host.declare()).unwrap_or_default();
+    let open = shared.host().map(|host| host.declare()).unwrap_or_default();
+    let mut pieces = open
+        .chunks(DECLARED_AT_ONCE_MAX)
+        .map(|piece| piece.iter().map(|ino| ino.0).collect::<Vec<_>>());
     let known = shared.table().cluster;
     let hello = Hello {
         session: bytes::Bytes::copy_from_slice(shared.id.as_bytes()),
@@ -110,8 +115,8 @@ async fn open(shared: &Shared) -> std::result::Result<Open, End> {
             .unwrap_or_default(),
         description: config.description.clone(),
         host: config.host_label.clone(),
-        open_inodes: open_inodes.iter().map(|ino| ino.0).collect(),
-        writable_chunks: writable_chunks.iter().map(|handle| handle.0).collect(),
+        open_inodes: pieces.next().unwrap_or_default(),
+        more: pieces.len() > 0,
         protocol: PROTOCOL,
     };
     let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
@@ -119,6 +124,11 @@ async fn open(shared: &Shared) -> std::result::Result<Open, End> {
         .send(message(from_client::Body::Hello(hello)))
         .await
         .map_err(End::broken)?;
+    while let Some(open_inodes) = pieces.next() {
+        let more = pieces.len() > 0;
+        let declare = from_client::Body::Declare(Declare { open_inodes, more });
+        outgoing.send(message(declare)).await.map_err(End::broken)?;
+    }
     let mut client = SessionsClient::new(channel)
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX);

@@ -187,6 +187,7 @@ impl Core {
             offset,
             checksums: checksums(offset, &payload),
             grant,
+            epoch: location.epoch,
             disk: location
                 .members
                 .first()

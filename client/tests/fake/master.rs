@@ -130,6 +130,7 @@ impl Master {
             index,
             from_suspect: None,
             granted: true,
+            epoch: 1,
         };
         state.files.get_mut(&ino).unwrap().chunks.insert(index, location);
     }
@@ -372,6 +373,18 @@ async fn converse(
         let answer = match body {
             from_client::Body::Hello(hello) => {
                 session = hello.session.to_vec();
+                let mut hello = hello;
+                while hello.more {
+                    match incoming.next().await {
+                        Some(Ok(FromClient {
+                            body: Some(from_client::Body::Declare(declare)),
+                        })) => {
+                            hello.open_inodes.extend(declare.open_inodes);
+                            hello.more = declare.more;
+                        }
+                        other => panic!("not the rest of a Hello: {other:?}"),
+                    }
+                }
                 let mut state = master.state();
                 state.to_client = Some(sender.clone());
                 state.hellos.push(hello);
@@ -386,6 +399,7 @@ async fn converse(
                     read_min_replicas: 1,
                 })
             }
+            from_client::Body::Declare(_) => panic!("a Declare without a Hello that has more"),
             from_client::Body::Ping(_) => from_master::Body::Pong(Pong {}),
             from_client::Body::PushesDone(done) => {
                 master.state().pushes_done = done;

@@ -105,6 +105,7 @@ impl World {
             index: chunk.index,
             from_suspect: chunk.from_suspect.map(Into::into),
             granted: chunk.granted && !chunk.committed,
+            epoch: self.state.epoch(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! order in which they came; only those that have to wait for chunkservers (see `cut.rs`) leave that order.
 use super::cut::{self, Step};
 use super::queries;
-use super::table::{Barrier, Connection};
+use super::table::{Barrier, Connection, Session};
 use super::wire::{self as convert, Refusal, shown, shown_inode};
 use crate::core::{Applied, Core, Then, Unanswered, World};
 use crate::limits::PURGE_BATCH;
@@ -148,6 +148,9 @@ fn spawn(
 fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> Next {
     match request {
         Request::Open(open) if !open.truncate => {
+            if world.sessions.get(id.session).is_some_and(Session::is_full) {
+                return Next::Answered(Err(Refusal::TooManyOpen));
+            }
             return Next::Answered(opened(world, id, Inode(open.inode)));
         }
         Request::Close(close) => {
@@ -176,6 +179,9 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
     if let Some(result) = world.state.remembered(id.session, id.sequence) {
         return Next::Answered(completed(world, id, request, result));
     }
+    if opens(request) && world.sessions.get(id.session).is_some_and(Session::is_full) {
+        return Next::Answered(Err(Refusal::TooManyOpen));
+    }
     match operation(core, world, id, request) {
         Ok(Step::Log(op)) => log(core, id, request, op),
         Ok(Step::Cut { .. }) => Next::Waits,
@@ -191,10 +197,13 @@ fn taken(outcome: Result<oneshot::Receiver<Applied>, crate::core::NotTaken>) -> 
     }
 }
 
+fn opens(request: &Request) -> bool {
+    matches!(request, Request::Create(c) if c.open) || matches!(request, Request::Open(_))
+}
+
 fn log(core: &Arc<Core>, id: CallId, request: &Request, op: Op) -> Next {
-    let counts = matches!(request, Request::Create(c) if c.open) || matches!(request, Request::Open(_));
     taken(core.take_then(id.command(core, op), |answer| {
-        if counts {
+        if opens(request) {
             Then::Opens {
                 id: (id.session, id.sequence),
                 answer,

@@ -2,13 +2,14 @@
 use super::calls;
 use super::table::Connection;
 use crate::core::Core;
-use crate::limits::{DECLARED_MAX, SESSION_OUT_MAX, SESSIONS_MAX};
+use crate::limits::{SESSION_OUT_MAX, SESSIONS_MAX};
 use cairn_metadata::Command;
 use cairn_proto::PROTOCOL;
 use cairn_proto::session::sessions_server::Sessions as Service;
 use cairn_proto::session::{FromClient, FromMaster, Hello, Pong, Welcome, from_client, from_master};
 use cairn_types::layout::CHUNK_SIZE_BYTES;
-use cairn_types::{ChunkHandle, Inode, SessionId};
+use cairn_types::limits::SESSION_OPEN_MAX;
+use cairn_types::{Inode, SessionId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -42,21 +43,44 @@ impl Service for SessionService {
 type Out = mpsc::Sender<Result<FromMaster, Status>>;
 
 async fn run(core: Arc<Core>, mut stream: Streaming<FromClient>, out: Out) -> Result<(), Status> {
-    let first = tokio::time::timeout(HELLO_TIMEOUT, stream.message()).await;
-    let hello = match first.map_err(|_| Status::deadline_exceeded("no Hello"))?? {
-        Some(FromClient {
-            body: Some(from_client::Body::Hello(hello)),
-        }) => hello,
-        _ => return Err(Status::invalid_argument("a session's stream begins with Hello")),
-    };
-    let (id, connection) = begin(&core, hello, out).await?;
+    let (hello, open) = tokio::time::timeout(HELLO_TIMEOUT, greeting(&mut stream))
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello, or not all of it"))??;
+    let (id, connection) = begin(&core, hello, &open, out).await?;
     let result = read(&core, id, &connection, &mut stream).await;
     core.world().sessions.disconnect(id, connection.number);
     result
 }
 
+/// What every stream begins with, and the inodes that it declares to be open.
+async fn greeting(stream: &mut Streaming<FromClient>) -> Result<(Hello, Vec<Inode>), Status> {
+    let mut hello = match stream.message().await? {
+        Some(FromClient {
+            body: Some(from_client::Body::Hello(hello)),
+        }) => hello,
+        _ => return Err(Status::invalid_argument("a session's stream begins with Hello")),
+    };
+    let mut open: Vec<Inode> = std::mem::take(&mut hello.open_inodes).into_iter().map(Inode).collect();
+    let mut more = hello.more;
+    while more && open.len() <= SESSION_OPEN_MAX {
+        let Some(FromClient {
+            body: Some(from_client::Body::Declare(declare)),
+        }) = stream.message().await?
+        else {
+            return Err(Status::invalid_argument("a Hello that has more is followed by Declare"));
+        };
+        open.extend(declare.open_inodes.into_iter().map(Inode));
+        more = declare.more;
+    }
+    if open.len() > SESSION_OPEN_MAX {
+        let text = format!("a session has at most {SESSION_OPEN_MAX} inodes open; this one declares more");
+        return Err(Status::resource_exhausted(text));
+    }
+    Ok((hello, open))
+}
+
 /// Opens the session, or resumes it, and says Welcome.
-async fn begin(core: &Arc<Core>, hello: Hello, out: Out) -> Result<(SessionId, Connection), Status> {
+async fn begin(core: &Arc<Core>, hello: Hello, open: &[Inode], out: Out) -> Result<(SessionId, Connection), Status> {
     if hello.protocol != PROTOCOL {
         let text = format!("this master speaks protocol {PROTOCOL}, the client {}", hello.protocol);
         return Err(Status::failed_precondition(text));
@@ -70,11 +94,6 @@ async fn begin(core: &Arc<Core>, hello: Hello, out: Out) -> Result<(SessionId, C
             core.cluster()
         );
         return Err(Status::failed_precondition(text));
-    }
-    if hello.open_inodes.len().max(hello.writable_chunks.len()) > DECLARED_MAX {
-        return Err(Status::resource_exhausted(format!(
-            "a session declares at most {DECLARED_MAX} inodes and chunks"
-        )));
     }
     let (resumed, full) = {
         let world = core.world();
@@ -108,7 +127,6 @@ async fn begin(core: &Arc<Core>, hello: Hello, out: Out) -> Result<(SessionId, C
     let welcome = FromMaster {
         body: Some(from_master::Body::Welcome(welcome)),
     };
-    let open: Vec<_> = hello.open_inodes.iter().map(|i| Inode(*i)).collect();
     let connection = {
         let mut world = core.world();
         let now = core.now();
@@ -116,14 +134,9 @@ async fn begin(core: &Arc<Core>, hello: Hello, out: Out) -> Result<(SessionId, C
             return Err(Status::unavailable("the session ended meanwhile"));
         }
         world.sessions.ensure(id, &hello.description, &hello.host, now);
-        world.sessions.declare(id, &open);
-        for inode in &open {
+        world.sessions.declare(id, open);
+        for inode in open {
             world.closed_orphans.remove(inode);
-        }
-        for handle in hello.writable_chunks {
-            if let Some(chunk) = world.state.chunk(ChunkHandle(handle)) {
-                world.sessions.writes(id, chunk.inode, [chunk.handle]);
-            }
         }
         // first of all on this stream: no push may come before it
         out.try_send(Ok(welcome))
@@ -175,7 +188,9 @@ async fn read(
                     body: Some(from_master::Body::Pong(Pong {})),
                 }));
             }
-            Some(from_client::Body::Hello(_)) => return Err(Status::invalid_argument("a second Hello")),
+            Some(from_client::Body::Hello(_) | from_client::Body::Declare(_)) => {
+                return Err(Status::invalid_argument("a second Hello"));
+            }
             // of a newer protocol: not for us
             None => {}
         }

@@ -8,6 +8,7 @@
 //! ([`Barrier`]), for a bounded time: so whoever hears of the change by another way finds it there (promise 6).
 use crate::limits::{INTEREST_MAX, INVALIDATIONS_MAX, PUSH_INVALIDATIONS_MAX, PUSHES_MAX};
 use cairn_proto::session::{FromMaster, Invalidation, Push, from_master};
+use cairn_types::limits::SESSION_OPEN_MAX;
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -115,6 +116,11 @@ impl Session {
     /// It leaves in order: everything that it wrote is acknowledged.
     pub fn forget_writable(&mut self) {
         self.writable.clear();
+    }
+
+    /// It has as many inodes open as it may.
+    pub fn is_full(&self) -> bool {
+        self.open.len() >= SESSION_OPEN_MAX
     }
 
     pub fn may_write(&self, inode: Inode, handle: ChunkHandle) -> bool {

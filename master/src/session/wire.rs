@@ -7,7 +7,9 @@ use cairn_proto::Malformed;
 use cairn_proto::common::{self, ErrorCode};
 use cairn_proto::session as wire;
 use cairn_types::Inode;
+use cairn_types::limits::SESSION_OPEN_MAX;
 
+const ENFILE: i32 = 23;
 const ENOSPC: i32 = 28;
 
 /// Why a call was not done. Each case has its code on the wire.
@@ -24,6 +26,8 @@ pub enum Refusal {
     Unavailable(String),
     #[error("the request is malformed: {0}")]
     Invalid(String),
+    #[error("this client has {SESSION_OPEN_MAX} files open already")]
+    TooManyOpen,
     /// The outcome is not known here; the client asks again under the same number.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
@@ -51,6 +55,7 @@ impl Refusal {
                 let error = common::Error::new(ErrorCode::ErrorNoSpace, self.to_string());
                 return common::Error { errno: ENOSPC, ..error };
             }
+            Refusal::TooManyOpen => return common::Error::posix(ENFILE, self.to_string()),
             Refusal::Unavailable(_) | Refusal::Unanswered(_) => ErrorCode::ErrorUnavailable,
             Refusal::Invalid(_) => ErrorCode::ErrorInvalid,
             Refusal::SessionEnded => ErrorCode::ErrorSessionEnded,

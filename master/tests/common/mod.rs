@@ -107,13 +107,19 @@ impl Client {
     }
 
     pub async fn hello(master: &Master, hello: ss::Hello) -> Result<Client, tonic::Status> {
+        Self::hello_with(master, hello, Vec::new()).await
+    }
+
+    pub async fn hello_with(
+        master: &Master,
+        hello: ss::Hello,
+        more: Vec<from_client::Body>,
+    ) -> Result<Client, tonic::Status> {
         let id = SessionId::try_from(&hello.session[..]).unwrap();
         let (out, messages) = mpsc::channel(1000);
-        out.send(FromClient {
-            body: Some(from_client::Body::Hello(hello)),
-        })
-        .await
-        .unwrap();
+        for body in std::iter::once(from_client::Body::Hello(hello)).chain(more) {
+            out.send(FromClient { body: Some(body) }).await.unwrap();
+        }
         let mut client = SessionsClient::new(channel(master).await);
         let mut stream = client.session(ReceiverStream::new(messages)).await?.into_inner();
         let welcome = match stream.message().await?.and_then(|m| m.body) {
