@@ -90,6 +90,8 @@ pub(super) struct Inner {
     unsynced: Mutex<Unsynced>,
     /// Chunks that carry no clean mark and can get one.
     unmarked: Mutex<BTreeSet<ChunkHandle>>,
+    /// Chunks whose files are gone, which a power loss may bring back; and the highest mark then.
+    unlinked: Mutex<BTreeMap<ChunkHandle, u64>>,
 }
 
 #[derive(Default)]
@@ -238,6 +240,7 @@ impl DiskStore {
             files: Mutex::new(FileCache::new(options.open_files_max)),
             unsynced: Mutex::new(unsynced),
             unmarked: Mutex::new(unmarked),
+            unlinked: Mutex::default(),
             options,
             disk,
         })))
@@ -402,8 +405,9 @@ impl DiskStore {
         }
     }
 
-    /// Deletes the replica if its version is not above `version` (protocol R7). The floor is raised durably first; the
-    /// absence of the file itself is not made durable: after a power loss the chunk may be back, to be deleted again.
+    /// Deletes the replica if its version is not above `version` (protocol R7). The floor is raised durably first. The
+    /// file's absence is durable with the next round of [`DiskStore::write_clean_marks`]: after a power loss before that
+    /// the chunk may be back, with everything that says whether it is suspect, to be deleted again.
     ///
     /// # Errors
     /// `Superseded`, `NotFound`, `ReadOnly`, `DiskFailed`.
@@ -433,7 +437,7 @@ impl DiskStore {
             _ => {}
         }
         core.remove();
-        inner.log.forget(handle, u64::MAX);
+        locked(&inner.unlinked).insert(handle, inner.log.mark_base());
         inner
             .chunks
             .write()
@@ -704,7 +708,22 @@ impl Inner {
         for file in &marked {
             file.file.sync_data().map_err(|e| self.sync_failed(&e))?;
         }
+        self.settle_unlinks()?;
         Ok(marked.len())
+    }
+
+    /// A file that comes back after a power loss may carry a clean mark that only the log overrules: its record is
+    /// forgotten when the file is gone for good, and not before.
+    fn settle_unlinks(&self) -> Result<()> {
+        let unlinked = std::mem::take(&mut *locked(&self.unlinked));
+        let directories: BTreeMap<_, _> = unlinked.keys().map(|handle| (chunk_dir(*handle), *handle)).collect();
+        for handle in directories.into_values() {
+            self.sync_dir_of(handle)?;
+        }
+        for (handle, mark) in unlinked {
+            self.log.forget(handle, mark);
+        }
+        Ok(())
     }
 
     pub fn note_marked(&self, handle: ChunkHandle) {
@@ -730,6 +749,7 @@ impl Inner {
 
     /// All of `close` after new operations are refused.
     fn settle_all(self: &Arc<Self>) -> std::result::Result<(), CloseError> {
+        self.settle_unlinks()?;
         let handles: Vec<ChunkHandle> = self
             .chunks
             .read()

@@ -256,6 +256,36 @@ fn the_floor_is_durable_before_the_chunk_is_gone() {
     }
 }
 
+/// Its last write was never synced, its clean mark is from before: it must not come back to pass for sound.
+#[test]
+fn what_is_deleted_does_not_come_back_behind_a_round_or_an_orderly_stop() {
+    for (seed, orderly) in (0..40).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let machine = Machine::new();
+        let store = machine.open();
+        let chunk = store.create(HANDLE, V2, State::Installed, &meta()).unwrap();
+        write(&chunk, At::Installed(V2), 0, b"marked").unwrap();
+        chunk.sync().unwrap();
+        machine.clock.pass(IDLE);
+        assert_eq!(store.write_clean_marks(IDLE).unwrap(), 1);
+        write(&chunk, At::Installed(V2), 0, b"unsynced").unwrap();
+        drop(chunk);
+        store.unlink(HANDLE, V2).unwrap();
+        if orderly {
+            store.close();
+        } else {
+            store.write_clean_marks(IDLE).unwrap();
+        }
+        drop(store);
+        machine.disk.power_loss(&mut StdRng::seed_from_u64(seed));
+        machine.clock.reboot();
+        let back = machine.open().chunk(HANDLE).map(|chunk| chunk.info());
+        assert!(
+            matches!(back, Err(StoreError::NotFound { .. })),
+            "seed {seed}: {back:?}"
+        );
+    }
+}
+
 #[test]
 fn a_damaged_floor_asks_for_a_new_one() {
     let machine = Machine::new();
