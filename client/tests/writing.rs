@@ -336,7 +336,7 @@ async fn full_disks_are_enospc_at_once() {
 
 /// Protocol R12: what was acknowledged and not synced when all its machines lost power is not claimed by fsync.
 #[tokio::test]
-async fn fsync_fails_when_unsynced_bytes_were_lost_with_their_servers() {
+async fn r12_fsync_fails_when_unsynced_bytes_were_lost_with_their_servers() {
     for synced_before in [false, true] {
         let cluster = Cluster::start(3).await;
         let client = cluster.client().await;

@@ -163,6 +163,29 @@ async fn r8_a_complaint_forces_exactly_one_reconfiguration() {
     master.shutdown().await.unwrap();
 }
 
+/// Versions and registrations: also those that no record of the log names.
+#[tokio::test]
+async fn r2_nothing_is_drawn_twice_also_when_the_master_restarts() {
+    let disk = disk();
+    let mut drawn: Vec<Version> = Vec::new();
+    for start_number in 1..=3 {
+        let master = start(config(), &disk).await;
+        let mut servers = Vec::new();
+        for n in 1..=3 {
+            let server = Server::register(&master, n, BTreeMap::new()).await;
+            drawn.push(Version::new(server.registration.epoch, server.registration.counter));
+            servers.push(server);
+        }
+        let mut client = Client::connect(&master, start_number).await;
+        for n in 1..=3 {
+            let created = client.create(&format!("{start_number}-{n}")).await;
+            drawn.push(version(&created.chunk.expect("a grant")));
+        }
+        master.shutdown().await.unwrap();
+    }
+    assert!(drawn.is_sorted_by(|a, b| a < b), "{drawn:?}");
+}
+
 #[tokio::test]
 async fn r5_a_silent_member_is_waited_for_until_its_lease_is_over() {
     let disk = disk();

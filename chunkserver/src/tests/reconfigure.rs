@@ -156,6 +156,26 @@ async fn r4_the_remembered_sequences_go_with_the_bytes() {
 }
 
 #[tokio::test]
+async fn r9_a_sequence_is_remembered_by_every_member_across_reconfigurations() {
+    let cluster = Cluster::start(3).await;
+    let members = cluster.members();
+    let mut one = cluster.connect(0, session(1)).await.with_grant(&members);
+    one.write(&members[0], v(10), 0, b"by one").await.unwrap();
+    let mut two = cluster.connect(0, session(2)).await;
+    two.write(&members[0], v(10), 0, b"by two").await.unwrap();
+    // whoever becomes the head knows what the first has done: the write between must not be undone
+    for head in 0..3 {
+        let mut chain = members.clone();
+        chain.rotate_left(head);
+        let version = v(11 + head as u64);
+        cluster.master.reconfigure(&chain, version, 0).await;
+        let mut again = cluster.connect(head, session(1)).await;
+        again.write(&chain[0], version, 0, b"by one").await.unwrap();
+        assert_eq!(&cluster.assert_identical(version).await[..], b"by two", "head {head}");
+    }
+}
+
+#[tokio::test]
 async fn r4_a_copy_is_accepted_only_while_fenced_at_that_very_version() {
     let cluster = Cluster::start(2).await;
     let members = cluster.members();
