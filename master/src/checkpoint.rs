@@ -17,7 +17,7 @@ use std::sync::Arc;
 const DIRECTORY: &str = "checkpoints";
 const TEMPORARY: &str = "checkpoints/new.tmp";
 const MAGIC: &[u8; 8] = b"CAIRNCKP";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HEADER_BYTES: usize = 52;
 const KEPT: usize = 2;
 const BUFFER_BYTES: usize = 1 << 20;

@@ -5,7 +5,6 @@
 //! (indices, counts of entries) is not written. Equal states give equal bytes. The file's magic, format version and
 //! checksum are the writer's (the master's checkpoint file).
 use crate::chunk::Chunk;
-use crate::directory::Directory;
 use crate::inode::{Body, Node};
 use crate::state::{Disk, Header, Server, Session, TrashEntry};
 use crate::{FsError, Reply, State};
@@ -177,10 +176,8 @@ impl State {
                 let Body::Directory(directory) = &mut node.body else {
                     return Err("entries of no directory");
                 };
-                let directory = Arc::make_mut(directory);
-                for (name, inode) in entries {
-                    directory.insert(&name, inode);
-                }
+                let entries = entries.iter().map(|(name, inode)| (name.as_slice(), *inode));
+                Arc::make_mut(directory).append(entries)?;
             }
             Record::Chunk(handle, chunk) => {
                 if chunk
@@ -220,14 +217,10 @@ impl State {
 }
 
 fn encode_node<W: Write>(encoder: &mut Encoder<'_, W>, inode: Inode, node: &Node) -> std::io::Result<()> {
+    encoder.record(&Record::Node(inode, node.clone()))?;
     let Some(directory) = node.directory() else {
-        return encoder.record(&Record::Node(inode, node.clone()));
+        return Ok(());
     };
-    let bare = Node {
-        body: Body::Directory(Arc::new(Directory::default())),
-        ..node.clone()
-    };
-    encoder.record(&Record::Node(inode, bare))?;
     let mut entries = directory.after(0).map(|(_, name, inode)| (name.to_vec(), inode));
     loop {
         let piece: Vec<_> = entries.by_ref().take(ENTRIES_MAX).collect();

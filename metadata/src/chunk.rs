@@ -43,26 +43,40 @@ pub(crate) struct Chunk {
     pub from_suspect: bool,
 }
 
+/// No disk has this number.
+pub(crate) const NO_DISK: u16 = u16::MAX;
+
+/// The numbers of disks, and [`NO_DISK`] behind them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Members {
-    disks: [u16; MEMBERS_MAX],
-    len: u8,
-}
+#[serde(try_from = "Vec<u16>", into = "Vec<u16>")]
+pub(crate) struct Members([u16; MEMBERS_MAX]);
 
 impl Members {
     /// `None`: too many.
     pub fn new(numbers: &[u16]) -> Option<Self> {
-        let mut disks = [0; MEMBERS_MAX];
+        let mut disks = [NO_DISK; MEMBERS_MAX];
         disks.get_mut(..numbers.len())?.copy_from_slice(numbers);
-        Some(Self {
-            disks,
-            len: numbers.len() as u8,
-        })
+        Some(Self(disks))
     }
 
     pub fn as_slice(&self) -> &[u16] {
-        self.disks.get(..usize::from(self.len)).unwrap_or_default()
+        let len = self.0.iter().position(|n| *n == NO_DISK).unwrap_or(MEMBERS_MAX);
+        &self.0[..len]
     }
 }
 
-const _: () = assert!(std::mem::size_of::<Chunk>() <= 64);
+impl TryFrom<Vec<u16>> for Members {
+    type Error = &'static str;
+    fn try_from(numbers: Vec<u16>) -> Result<Self, Self::Error> {
+        Self::new(&numbers).ok_or("too many members")
+    }
+}
+
+impl From<Members> for Vec<u16> {
+    fn from(members: Members) -> Self {
+        members.as_slice().to_vec()
+    }
+}
+
+// memory is counted (design: at most 64 bytes a chunk)
+const _: () = assert!(size_of::<Option<Chunk>>() <= 56);

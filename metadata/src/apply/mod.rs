@@ -258,7 +258,9 @@ fn register_server(
             }
             None => {
                 let number = u16::try_from(state.disks.len())
-                    .map_err(|_| CannotApply::Inconsistent("more disks than can be numbered"))?;
+                    .ok()
+                    .filter(|number| *number != crate::chunk::NO_DISK)
+                    .ok_or(CannotApply::Inconsistent("more disks than can be numbered"))?;
                 state.disks.push(Disk {
                     id: *id,
                     server,

@@ -118,7 +118,7 @@ impl Context<'_> {
             body: match kind {
                 Kind::Regular => Body::Regular(Chunks::None),
                 Kind::Directory => Body::Directory(Arc::default()),
-                Kind::Symlink => Body::Symlink(create.target.as_slice().into()),
+                Kind::Symlink => Body::Symlink(Arc::new(create.target.as_slice().into())),
                 Kind::Fifo => Body::Fifo,
                 Kind::Socket => Body::Socket,
                 Kind::CharacterDevice => Body::CharacterDevice(create.rdev),
