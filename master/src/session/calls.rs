@@ -66,11 +66,17 @@ pub fn answer(sequence: Sequence, result: Result<Answer, Refusal>) -> FromMaster
 
 /// What becomes of a call at once.
 enum Next {
-    Answered(Result<Answer, Refusal>),
+    Answered(Box<Result<Answer, Refusal>>),
     /// It is in the queue.
     Logged(oneshot::Receiver<Applied>),
     /// It has to wait for others before it can be logged.
     Waits,
+}
+
+impl Next {
+    fn answered(result: Result<Answer, Refusal>) -> Self {
+        Next::Answered(Box::new(result))
+    }
 }
 
 /// Does a call. The answer goes to `connection`: now, or when it is there.
@@ -89,19 +95,19 @@ pub fn call(core: &Arc<Core>, session: SessionId, connection: &Connection, call:
         let world = &mut *world;
         world.sessions.acknowledged(session, id.acknowledged);
         match world.sessions.get_mut(session) {
-            Some(known) if known.ending => Next::Answered(Err(Refusal::SessionEnded)),
-            None => Next::Answered(Err(Refusal::SessionEnded)),
-            Some(known) if known.calls >= SESSION_CALLS_MAX => Next::Answered(Err(Refusal::Unavailable(
+            Some(known) if known.ending => Next::answered(Err(Refusal::SessionEnded)),
+            None => Next::answered(Err(Refusal::SessionEnded)),
+            Some(known) if known.calls >= SESSION_CALLS_MAX => Next::answered(Err(Refusal::Unavailable(
                 "too many calls of this session are under way".into(),
             ))),
             Some(_) => match queries::answer(world, session, &request) {
-                Some(result) => Next::Answered(result),
+                Some(result) => Next::answered(result),
                 None => begin(core, world, id, &request),
             },
         }
     };
     match next {
-        Next::Answered(result) => return Some(answer(id.sequence, result)),
+        Next::Answered(result) => return Some(answer(id.sequence, *result)),
         Next::Logged(outcome) => spawn(core, id, connection, request, Some(outcome)),
         Next::Waits => spawn(core, id, connection, request, None),
     }
@@ -149,9 +155,9 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
     match request {
         Request::Open(open) if !open.truncate => {
             if world.sessions.get(id.session).is_some_and(Session::is_full) {
-                return Next::Answered(Err(Refusal::TooManyOpen));
+                return Next::answered(Err(Refusal::TooManyOpen));
             }
-            return Next::Answered(opened(world, id, Inode(open.inode)));
+            return Next::answered(opened(world, id, Inode(open.inode)));
         }
         Request::Close(close) => {
             let inode = Inode(close.inode);
@@ -163,7 +169,7 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
                 core.nudge.notify_one();
             }
             world.sessions.written(id.session, inode);
-            return Next::Answered(Ok(Answer::Done(Done {})));
+            return Next::answered(Ok(Answer::Done(Done {})));
         }
         Request::Complain(_) | Request::TrashEmpty(_) => return Next::Waits,
         Request::Goodbye(_) => {
@@ -177,23 +183,23 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
         _ => {}
     }
     if let Some(result) = world.state.remembered(id.session, id.sequence) {
-        return Next::Answered(completed(world, id, request, result));
+        return Next::answered(completed(world, id, request, result));
     }
     if opens(request) && world.sessions.get(id.session).is_some_and(Session::is_full) {
-        return Next::Answered(Err(Refusal::TooManyOpen));
+        return Next::answered(Err(Refusal::TooManyOpen));
     }
     match operation(core, world, id, request) {
         Ok(Step::Log(op)) => log(core, id, request, op),
         Ok(Step::Cut { .. }) => Next::Waits,
-        Err(Early::Refused(refusal)) => Next::Answered(Err(refusal)),
-        Err(Early::Answer(answer)) => Next::Answered(Ok(*answer)),
+        Err(Early::Refused(refusal)) => Next::answered(Err(refusal)),
+        Err(Early::Answer(answer)) => Next::answered(Ok(*answer)),
     }
 }
 
 fn taken(outcome: Result<oneshot::Receiver<Applied>, crate::core::NotTaken>) -> Next {
     match outcome {
         Ok(outcome) => Next::Logged(outcome),
-        Err(e) => Next::Answered(Err(e.into())),
+        Err(e) => Next::answered(Err(e.into())),
     }
 }
 
