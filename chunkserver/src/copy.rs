@@ -78,9 +78,12 @@ impl Copy<'_> {
             recompute,
             joining: self.joining,
         };
-        let answer = self
-            .request(source, Body::FetchTable(request), COPY_TABLE_WAIT_MAX)
-            .await;
+        let deadline = if recompute {
+            COPY_TABLE_WAIT_MAX
+        } else {
+            COPY_REQUEST_WAIT_MAX
+        };
+        let answer = self.request(source, Body::FetchTable(request), deadline).await;
         match answer {
             Ok((Body::Table(table), payload)) => parse_table(table, payload, self.core.env.clock.wall()),
             other => Err(copy_failed(source, other.err().unwrap_or(PeerError::WrongAnswer))),

@@ -38,14 +38,17 @@ pub const POOL_IDLE_MAX: usize = 1024;
 pub const POOL_IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Connecting to a peer and its Welcome.
 pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
+/// For an answer on a connection that was used before: its other end may be gone without a word (power, a cable), and
+/// TCP would find out in minutes.
+pub const KEPT_CONNECTION_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Refused connections in a row after which a chain counts as broken: nobody listens there, and whoever will again is
 /// not writable (protocol R8).
 pub const CHAIN_REFUSED_MAX: u32 = 3;
 /// Between two attempts of a chain to reach downstream.
 pub const CHAIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// One request of a copy (protocol R4) and its answer.
-pub const COPY_REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
-/// One `FetchTable`: the source may have to read the whole chunk first.
+/// One request of a copy (protocol R4) and its answer. Writers may be waiting for the copy: much less than their timeout.
+pub const COPY_REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
+/// One `FetchTable` of a suspect: it reads its whole chunk first.
 pub const COPY_TABLE_WAIT_MAX: Duration = Duration::from_secs(120);
 /// `FetchBlocks` under way at a time in one copy.
 pub const COPY_REQUESTS_AT_A_TIME: usize = 4;

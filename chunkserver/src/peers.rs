@@ -1,6 +1,8 @@
 //! Connections to other chunkservers' data planes, kept for the next use. A connection is with one user at a time;
 //! whoever leaves a request without its answer must drop it.
-use crate::limits::{CONNECT_WAIT_MAX, POOL_IDLE_MAX, POOL_IDLE_TIME_MAX, POOL_PEER_IDLE_MAX};
+use crate::limits::{
+    CONNECT_WAIT_MAX, KEPT_CONNECTION_WAIT_MAX, POOL_IDLE_MAX, POOL_IDLE_TIME_MAX, POOL_PEER_IDLE_MAX,
+};
 use bytes::Bytes;
 use cairn_io::{Boot, BoxStream, Env};
 use cairn_proto::common::Member;
@@ -114,8 +116,8 @@ impl Peers {
         }
     }
 
-    /// One request and its answer within `deadline`. A kept connection that turns out dead is tried again afresh: the
-    /// requests that come here may be done twice.
+    /// One request and its answer within `deadline`. A kept connection that turns out dead, or is silent for
+    /// [`KEPT_CONNECTION_WAIT_MAX`], is tried again afresh: the requests that come here may be done twice.
     ///
     /// # Errors
     /// `Failed` answers come as [`PeerError::Refused`].
@@ -130,7 +132,13 @@ impl Peers {
             let mut fresh = false;
             loop {
                 let mut connection = self.get(cluster, member, fresh).await?;
-                match exchange(&mut connection, body.clone()).await {
+                let patience = if connection.used {
+                    KEPT_CONNECTION_WAIT_MAX
+                } else {
+                    deadline
+                };
+                let answer = timeout(patience, exchange(&mut connection, body.clone())).await;
+                match answer.unwrap_or(Err(PeerError::Silent(patience))) {
                     Ok(frame) => {
                         self.put(connection);
                         return match frame.body {

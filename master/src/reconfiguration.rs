@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 
 /// Between attempts to fence what a session that ended could write.
 const ABANDONED_RETRY: Duration = Duration::from_secs(10);
+/// A chain that breaks where it broke so long ago broke for another reason.
+const BROKEN_LINK_REMEMBERED: Duration = Duration::from_secs(60);
 
 /// What a reconfiguration is for, beyond making the members that are there identical.
 #[derive(Default)]
@@ -72,6 +74,15 @@ struct Active {
     cut: Option<Result<Reply, FsError>>,
 }
 
+/// `upper` could not pass a mutation on to `lower` at `version`, and who was to leave for it.
+struct BrokenLink {
+    version: Version,
+    upper: DiskId,
+    lower: DiskId,
+    leaves: Option<DiskId>,
+    at: Duration,
+}
+
 struct Waiter {
     /// The cut's own call: it takes the cut's result.
     own: bool,
@@ -83,6 +94,8 @@ pub struct Reconfigurations {
     active: BTreeMap<ChunkHandle, Active>,
     /// Sources that were unreadable in the last attempt for this chunk.
     not_source: BTreeMap<ChunkHandle, Vec<DiskId>>,
+    /// Where a chunk's chain broke last.
+    broken: BTreeMap<ChunkHandle, BrokenLink>,
     /// Chunks of sessions that ended, to be fenced.
     abandoned: VecDeque<(ChunkHandle, Duration)>,
     /// Why the last attempt for this chunk failed; for the status.
@@ -116,6 +129,31 @@ impl Reconfigurations {
 
     pub fn active(&self) -> impl Iterator<Item = (ChunkHandle, &'static str, Duration)> + '_ {
         self.active.iter().map(|(handle, a)| (*handle, a.wish.why, a.started))
+    }
+
+    /// The chunk's chain broke between two members. Gives who is to leave: nobody the first time, since a member that
+    /// was away is back after the reconfiguration. If the same link breaks again, the two cannot reach each other, though
+    /// the master reaches both: the lower one leaves. If another link of the same upper one breaks, it is that one which
+    /// is cut off, and its healthy peers stay. A version breaks once, however often it is told.
+    pub fn link_broke(&mut self, chunk: &ChunkInfo, upper: DiskId, lower: DiskId, at: Duration) -> Option<DiskId> {
+        self.broken
+            .retain(|_, link| at.saturating_sub(link.at) < BROKEN_LINK_REMEMBERED);
+        let before = self.broken.get(&chunk.handle);
+        let leaves = match before {
+            Some(link) if link.version == chunk.version => return link.leaves,
+            Some(link) if link.upper == upper && link.lower == lower => Some(lower),
+            Some(link) if link.upper == upper => Some(upper),
+            _ => None,
+        };
+        let link = BrokenLink {
+            version: chunk.version,
+            upper,
+            lower,
+            leaves,
+            at,
+        };
+        self.broken.insert(chunk.handle, link);
+        leaves
     }
 
     /// Tells when the one that is under way is over. With `own`, a cut's result is told, to the call that it is of.
@@ -278,6 +316,7 @@ impl Core {
         world.rot.over(chunk.handle);
         world.reconfigurations.failures.remove(&chunk.handle);
         world.reconfigurations.not_source.remove(&chunk.handle);
+        world.reconfigurations.broken.remove(&chunk.handle);
         if let Some(active) = world.reconfigurations.active.remove(&chunk.handle) {
             end(active, Ended::Failed("the chunk is gone".into()));
         }

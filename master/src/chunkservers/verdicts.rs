@@ -415,7 +415,8 @@ impl Core {
     }
 
     /// A reconfiguration so that the chunk can be written again. Survivors go on as long as they are enough; else new
-    /// members are added at once, without waiting for repair.
+    /// members are added at once, without waiting for repair. Doubtful members stay if they answer, unless `leave_them`,
+    /// or where the chain broke at the same place before.
     pub fn mend_for_writing(
         &self,
         world: &mut World,
@@ -424,16 +425,30 @@ impl Core {
         leave_them: bool,
         why: &'static str,
     ) -> bool {
+        if world.reconfigurations.is_active(chunk.handle) {
+            return false;
+        }
         let now = self.now();
-        let fit = |disk: &DiskId| {
-            let up = world
-                .servers
-                .server_of(*disk)
-                .is_some_and(|s| world.leases.is_up(s, now));
-            up && !world.is_out_of_service(chunk.handle, *disk) && !(leave_them && doubtful.contains(disk))
-        };
-        let fit: Vec<DiskId> = chunk.members.iter().copied().filter(fit).collect();
-        let missing = self.minimum(chunk.goal).saturating_sub(fit.len());
+        let mut leaving = if leave_them { doubtful.clone() } else { Vec::new() };
+        if let ([lower], false) = (&doubtful[..], leave_them)
+            && let Some(upper) = above(&chunk.members, *lower)
+        {
+            let broken = world.reconfigurations.link_broke(chunk, upper, *lower, now);
+            leaving.extend(broken);
+        }
+        let minimum = self.minimum(chunk.goal);
+        let mut fit: Vec<DiskId> = (chunk.members.iter().copied())
+            .filter(|disk| {
+                let server = world.servers.server_of(*disk);
+                server.is_some_and(|s| world.leases.is_up(s, now)) && !world.is_out_of_service(chunk.handle, *disk)
+            })
+            .collect();
+        if !leave_them && fit.iter().filter(|disk| !leaving.contains(disk)).count() < minimum {
+            // the others alone are too few: better a broken link than no chain
+            leaving.clear();
+        }
+        fit.retain(|disk| !leaving.contains(disk));
+        let missing = minimum.saturating_sub(fit.len());
         let mut joining = Vec::new();
         if missing > 0 && !world.safe_mode {
             let existing: Vec<_> = chunk
@@ -444,7 +459,6 @@ impl Core {
             let placement = self.place(world, missing, "", &existing, &[]);
             joining = placement.places.iter().map(|p| p.disk).collect();
         }
-        let leaving = if leave_them { doubtful.clone() } else { Vec::new() };
         let wish = Wish {
             why,
             joining,
@@ -460,6 +474,12 @@ impl Core {
             }
         }
     }
+}
+
+/// The member that sends to `lower`.
+fn above(members: &[DiskId], lower: DiskId) -> Option<DiskId> {
+    let at = members.iter().position(|disk| *disk == lower)?;
+    members.get(at.checked_sub(1)?).copied()
 }
 
 const UNREADABLE: Replica = Replica {

@@ -774,14 +774,20 @@ impl Reconfiguration {
             );
         }
         if have + hope < minimum {
-            return self.fail(
-                Failure::TooFew {
+            let tried = self.replicas.iter().any(|r| r.sync == Sync::Failed && r.takes_part());
+            let failure = match tried {
+                // they may reach each other where they cannot reach it
+                true => Failure::SourceFailed {
+                    disk: from.place.disk,
+                    unreadable: true,
+                },
+                false => Failure::TooFew {
                     have: have + hope,
                     minimum,
                     fenced: true,
                 },
-                orders,
-            );
+            };
+            return self.fail(failure, orders);
         }
         // an old member that registered anew meanwhile is leased again: only a fence settles it (R5)
         let settled = self

@@ -275,7 +275,8 @@ pub enum Failure {
     /// No member has contents that can be relied on.
     #[error("no replica is left that can be relied on")]
     NoSource,
-    /// `unreadable`: put it into [`Plan::not_source`] of the next attempt.
+    /// `unreadable`: by those who were to copy from it; put it into [`Plan::not_source`] of the next attempt. Whoever is
+    /// the source then has all that was acknowledged, too.
     #[error("the source {} failed", disk)]
     SourceFailed { disk: DiskId, unreadable: bool },
     /// A replica or the log is ahead, or the chunk is gone: look again.

@@ -363,6 +363,37 @@ fn r4_blocks_that_are_bad_at_the_source_come_from_fenced_unsuspected_members() {
 }
 
 #[test]
+fn r3_a_source_that_nobody_can_copy_from_is_left_for_another_in_the_next_attempt() {
+    let failed = |run: &mut Run, i| {
+        run.event(Event::SyncFailed {
+            disk: m(i).disk,
+            registration: REG,
+            version: V,
+            unreadable: false,
+        });
+    };
+    let mut run = Run::new(plan());
+    run.fenced(1, has(2));
+    run.fenced(2, has(1));
+    run.fenced(3, has(1));
+    failed(&mut run, 2);
+    failed(&mut run, 3);
+    let disk = m(1).disk;
+    assert_eq!(run.failure(), Failure::SourceFailed { disk, unreadable: true });
+
+    let mut run = Run::new(Plan {
+        not_source: vec![disk],
+        ..plan()
+    });
+    run.fenced(1, has(2));
+    run.fenced(2, has(1));
+    run.fenced(3, has(1));
+    failed(&mut run, 1);
+    run.synced(3);
+    assert_eq!(run.log().0, [m(2), m(3)]);
+}
+
+#[test]
 fn r4_a_server_that_registers_anew_falls_out() {
     let mut run = Run::new(plan());
     (1..=3).for_each(|i| run.fenced(i, has(1)));

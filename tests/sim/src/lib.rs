@@ -7,6 +7,7 @@
 mod cluster;
 mod model;
 mod report;
+pub mod single;
 mod workload;
 mod world;
 

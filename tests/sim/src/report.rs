@@ -5,7 +5,8 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// `CAIRN_SEED=n` runs that seed alone, with its log on standard error; `CAIRN_SEEDS=a..b` a hunt over others than `all`.
+/// `CAIRN_SEED=n` runs that seed alone, with its log on standard error; `CAIRN_SEEDS=a..b` a hunt over others than `all`,
+/// with a log if `CAIRN_LOG` says of what.
 pub fn seeds(all: Range<u64>) -> Vec<u64> {
     match the_seed() {
         Some(seed) => vec![seed],
@@ -76,9 +77,9 @@ impl Drop for TellSeed {
 
 fn start_log(errors: &Errors) -> tracing::subscriber::DefaultGuard {
     let registry = tracing_subscriber::registry().with(errors.clone());
-    if the_seed().is_some() {
-        let level = std::env::var("CAIRN_LOG")
-            .unwrap_or_else(|_| "debug,h2=off,tonic=off,hyper=off,tower=off,turmoil=info".into());
+    let asked = std::env::var("CAIRN_LOG").ok();
+    let one = the_seed().map(|_| "debug,h2=off,tonic=off,hyper=off,tower=off,turmoil=info".to_owned());
+    if let Some(level) = asked.or(one) {
         let shown = tracing_subscriber::fmt::layer()
             .with_timer(SimulatedTime)
             .with_writer(std::io::stderr)

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use cairn_client::{Admin, Client, Create, File, FileKind, Make, OpenMode, RenameFlags, errno};
-use cairn_io::Env;
+use cairn_client::{Admin, FileKind, Make, RenameFlags, errno};
+use cairn_sim::single::{LENGTH, create, expect, filled, open, unlink, write};
 use cairn_sim::{Cluster, Files, run};
 use cairn_types::Inode;
 use rand::Rng;
@@ -11,45 +11,8 @@ use std::time::Duration;
 
 /// Longer than a client's timeout.
 const SOON: Duration = Duration::from_secs(60);
-const LENGTH: usize = 100_000;
 /// A chunk file's header and table.
 const DATA_AT: u64 = 8192;
-
-async fn create(client: &Client) -> Result<File> {
-    let create = Create {
-        mode: 0o644,
-        ..Create::default()
-    };
-    let (_, _, file) = client.create(Inode::ROOT, b"file", create).await?;
-    Ok(file)
-}
-
-fn filled(with: u8) -> Bytes {
-    vec![with; LENGTH].into()
-}
-
-/// A file of one chunk, written, synced and closed.
-async fn write_file(env: Env) -> Result<()> {
-    let client = Cluster::client(&env).await?;
-    let file = create(&client).await?;
-    file.write_at(0, filled(7)).await?;
-    file.fsync().await?;
-    file.close().await?;
-    Ok(client.shutdown().await?)
-}
-
-async fn open(client: &Client) -> Result<File> {
-    let attr = client.lookup(Inode::ROOT, b"file").await?;
-    Ok(client.open(attr.ino, OpenMode::READ).await?)
-}
-
-async fn expect(env: Env, with: u8) -> Result<()> {
-    let client = Cluster::client(&env).await?;
-    let file = open(&client).await?;
-    ensure!(file.read_at(0, LENGTH).await? == filled(with), "other bytes");
-    file.close().await?;
-    Ok(client.shutdown().await?)
-}
 
 fn fails_with_eio<T>(what: &str, result: cairn_client::Result<T>) -> Result<()> {
     let error = result.err().with_context(|| format!("{what} succeeded"))?;
@@ -145,17 +108,10 @@ fn promise_2a_a_synced_write_is_on_every_replica_s_disk() {
 fn promise_2b_a_write_below_the_minimum_waits_for_repair() {
     run(0..5, &[], |seed| {
         let mut cluster = Cluster::start(seed, 3)?;
-        cluster.world.run("write", SOON, write_file)?;
+        cluster.world.run("write", SOON, |env| write(env, 7))?;
         cluster.world.kill("cs0");
         cluster.world.kill("cs1");
-        let writing = cluster.world.spawn(|env| async move {
-            let client = Cluster::client(&env).await?;
-            let file = create(&client).await?;
-            file.write_at(0, filled(8)).await?;
-            file.fsync().await?;
-            file.close().await?;
-            Ok(client.shutdown().await?)
-        });
+        let writing = cluster.world.spawn(|env| write(env, 8));
         cluster.world.run_for(Duration::from_secs(15))?;
         ensure!(!writing.is_done(), "written with one replica");
         cluster.world.start("cs1");
@@ -169,7 +125,7 @@ fn promise_2b_a_write_below_the_minimum_waits_for_repair() {
 fn promises_2b_and_6b_a_write_that_cannot_be_kept_fails_every_following_write_fsync_and_close() {
     run(0..5, &["a write was lost"], |seed| {
         let mut cluster = Cluster::start(seed, 3)?;
-        cluster.world.run("write", SOON, write_file)?;
+        cluster.world.run("write", SOON, |env| write(env, 7))?;
         cluster.world.kill("cs0");
         cluster.world.kill("cs1");
         cluster.world.run("failing", SOON, |env| async move {
@@ -203,7 +159,7 @@ fn promises_2b_and_6b_a_write_that_cannot_be_kept_fails_every_following_write_fs
 fn promise_3a_and_3b_a_read_sees_every_acknowledged_write_and_no_stale_replica() {
     run(0..10, &[], |seed| {
         let mut cluster = Cluster::start(seed, 4)?;
-        cluster.world.run("write", SOON, write_file)?;
+        cluster.world.run("write", SOON, |env| write(env, 7))?;
         let both = cluster.world.spawn(|env| async move {
             let (writer, reader) = (Cluster::client(&env).await?, Cluster::client(&env).await?);
             let (to, from) = (create(&writer).await?, open(&reader).await?);
@@ -269,7 +225,7 @@ fn promise_4_replicas_are_identical_after_half_done_writes() {
 fn promise_6a_an_open_sees_what_another_client_has_closed() {
     run(0..5, &[], |seed| {
         let mut cluster = Cluster::start(seed, 4)?;
-        cluster.world.run("write", SOON, write_file)?;
+        cluster.world.run("write", SOON, |env| write(env, 7))?;
         let both = cluster.world.spawn(|env| async move {
             let (writer, reader) = (Cluster::client(&env).await?, Cluster::client(&env).await?);
             let mut old = open(&reader).await?;
@@ -307,12 +263,8 @@ fn promise_6a_an_open_sees_what_another_client_has_closed() {
 fn promise_7_replicas_are_deleted_late_and_after_asking() {
     run(0..3, &[], |seed| {
         let mut cluster = Cluster::start(seed, 3)?;
-        cluster.world.run("write", SOON, write_file)?;
-        cluster.world.run("unlink", SOON, |env| async move {
-            let client = Cluster::client(&env).await?;
-            client.unlink(Inode::ROOT, b"file").await?;
-            Ok(client.shutdown().await?)
-        })?;
+        cluster.world.run("write", SOON, |env| write(env, 7))?;
+        cluster.world.run("unlink", SOON, unlink)?;
         cluster.world.run_for(Duration::from_secs(20))?;
         ensure!(cluster.chunk_files().len() == 3, "in the trash");
         cluster.world.run("empty the trash", SOON, |env| async move {
@@ -338,7 +290,7 @@ fn promise_7_replicas_are_deleted_late_and_after_asking() {
 fn promise_8_corruption_is_found_and_repaired_and_never_read() {
     run(0..6, &["replica damaged"], |seed| {
         let mut cluster = Cluster::start(seed, 3)?;
-        cluster.world.run("write", SOON, write_file)?;
+        cluster.world.run("write", SOON, |env| write(env, 7))?;
         cluster.wait_healthy(SOON)?;
         let (name, path) = cluster.chunk_files().swap_remove(seed as usize % 3);
         let bit = (DATA_AT + cluster.world.rng.random_range(0..LENGTH as u64)) * 8;
