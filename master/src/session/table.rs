@@ -11,8 +11,10 @@ use cairn_proto::session::{FromMaster, Invalidation, Push, from_master};
 use cairn_types::limits::SESSION_OPEN_MAX;
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub type Outbound = mpsc::Sender<Result<FromMaster, tonic::Status>>;
@@ -52,16 +54,53 @@ pub struct Session {
     pushes_done: u64,
     /// Invalidations queued in all, and how many of them the client has taken in.
     queued: u64,
-    taken_in: watch::Sender<u64>,
+    taken_in: TakenIn,
     /// Of pushes not confirmed: (number, `queued` when it was sent).
     sent: VecDeque<(u64, u64)>,
     /// It did not confirm in time: nobody waits for it until it has caught up.
     laggard: bool,
 }
 
+/// How many invalidations a client has taken in; all that there will ever be, when its session ends. Those who wait are
+/// woken in the order in which they came (tokio's `watch` wakes in an order of chance, and no simulation would repeat).
+struct TakenIn(Arc<Count>);
+
+#[derive(Default)]
+struct Count {
+    now: AtomicU64,
+    changed: Notify,
+}
+
+impl Count {
+    fn get(&self) -> u64 {
+        self.now.load(Ordering::Acquire)
+    }
+
+    fn set(&self, now: u64) {
+        self.now.store(now, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    async fn reaches(&self, mark: u64) {
+        loop {
+            let changed = self.changed.notified();
+            if self.get() >= mark {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for TakenIn {
+    fn drop(&mut self) {
+        self.0.set(u64::MAX);
+    }
+}
+
 /// What others have yet to take in of a change.
 #[derive(Default)]
-pub struct Barrier(Vec<(SessionId, watch::Receiver<u64>, u64)>);
+pub struct Barrier(Vec<(SessionId, Arc<Count>, u64)>);
 
 impl Barrier {
     pub fn is_empty(&self) -> bool {
@@ -69,11 +108,10 @@ impl Barrier {
     }
 
     /// Until all have, or their sessions have ended. Gives those that have not within `patience`.
-    pub async fn pass(mut self, patience: Duration) -> Vec<SessionId> {
+    pub async fn pass(self, patience: Duration) -> Vec<SessionId> {
         let all = async {
-            for (_, taken_in, mark) in &mut self.0 {
-                // an error: the session has ended
-                let _ = taken_in.wait_for(|done| done >= mark).await;
+            for (_, taken_in, mark) in &self.0 {
+                taken_in.reaches(*mark).await;
             }
         };
         match tokio::time::timeout(patience, all).await {
@@ -81,7 +119,7 @@ impl Barrier {
             Err(_) => self
                 .0
                 .iter()
-                .filter(|(_, t, mark)| *t.borrow() < *mark)
+                .filter(|(_, taken_in, mark)| taken_in.get() < *mark)
                 .map(|(id, _, _)| *id)
                 .collect(),
         }
@@ -107,7 +145,7 @@ impl Session {
             pushes: 0,
             pushes_done: 0,
             queued: 0,
-            taken_in: watch::Sender::new(0),
+            taken_in: TakenIn(Arc::default()),
             sent: VecDeque::new(),
             laggard: false,
         }
@@ -241,7 +279,7 @@ impl Sessions {
         session.sent.clear();
         (session.everything, session.laggard) = (false, false);
         (session.pushes, session.pushes_done) = (0, 0);
-        session.taken_in.send_replace(session.queued);
+        session.taken_in.0.set(session.queued);
         self.unflushed.remove(&id);
     }
 
@@ -438,17 +476,17 @@ impl Sessions {
         session.pushes_done = session.pushes_done.max(number.min(session.pushes));
         while let Some((_, mark)) = session.sent.front().copied().filter(|(n, _)| *n <= session.pushes_done) {
             session.sent.pop_front();
-            session.taken_in.send_replace(mark);
+            session.taken_in.0.set(mark);
         }
-        session.laggard &= *session.taken_in.borrow() < session.queued;
+        session.laggard &= session.taken_in.0.get() < session.queued;
         self.unflushed.insert(id);
     }
 
     /// What has been queued up to now for all but `by`.
     pub fn barrier(&self, by: Option<SessionId>) -> Barrier {
         let behind = self.unflushed.iter().filter_map(|id| Some((*id, self.all.get(id)?)));
-        let waits = behind.filter(|(id, s)| Some(*id) != by && !s.laggard && *s.taken_in.borrow() < s.queued);
-        Barrier(waits.map(|(id, s)| (id, s.taken_in.subscribe(), s.queued)).collect())
+        let waits = behind.filter(|(id, s)| Some(*id) != by && !s.laggard && s.taken_in.0.get() < s.queued);
+        Barrier(waits.map(|(id, s)| (id, s.taken_in.0.clone(), s.queued)).collect())
     }
 
     /// Nobody waits for it until it has caught up.
