@@ -49,6 +49,18 @@ impl Failure {
         }
     }
 
+    /// The same, with another name for the file that it is about.
+    pub fn renaming(self, from: &str, to: &str) -> Self {
+        match self {
+            Self::Said { subject, cause, next } => Self::Said {
+                subject: subject.replace(from, to),
+                cause: cause.replace(from, to),
+                next,
+            },
+            other => other,
+        }
+    }
+
     pub fn code(&self) -> u8 {
         match self {
             Self::Said { .. } | Self::Silent => 1,

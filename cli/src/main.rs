@@ -18,6 +18,9 @@ mod servers;
 mod settings;
 mod verbs;
 
+#[cfg(test)]
+mod tests;
+
 use crate::args::{Cli, Verb};
 use crate::config::{Layers, Loaded};
 use crate::failure::{Failure, Result};

@@ -269,6 +269,10 @@ impl Tally {
         }
     }
 
+    pub fn failed(&self) -> bool {
+        self.failed > 0
+    }
+
     pub fn done(self) -> Result<()> {
         if self.failed == 0 { Ok(()) } else { Err(Failure::Silent) }
     }

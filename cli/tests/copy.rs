@@ -186,6 +186,12 @@ fn archive_keeps_modes_times_links_and_the_root_folders_own() {
     c.ok(&["chmod", "0640", "/plain/script"]);
     c.ok(&["cp", "dir/script", "cairn:/plain/script"]);
     assert_eq!(file("/plain/script")["mode"], "0640");
+    c.ok(&["cp", "-p", "dir/script", "cairn:/kept"]);
+    let kept = file("/kept");
+    assert_eq!(
+        (&kept["mode"], &kept["mtime_ns"]),
+        (&"4751".into(), &7_000_000_000i64.into())
+    );
     // -L: what links point to; one that points nowhere is told
     let output = c.output(&["cp", "-rL", "dir", "cairn:/followed"], b"");
     assert_eq!(output.status.code(), Some(1));
@@ -357,6 +363,16 @@ fn an_error_leaves_no_half_file_and_the_others_are_copied() {
     c.ok(&["mkdir", "-p", "/d/b/not-empty"]);
     let said = c.fails(&["cp", "-rT", "d", "cairn:/d"]);
     assert!(said.contains("cairn:/d/b: is a directory"), "{said}");
+    for to in ["cairn:/no/where/a", "no/where/a"] {
+        let from = if to.starts_with("cairn:") { "d/a" } else { "cairn:/d/a" };
+        let said = c.fails(&["cp", from, to]);
+        let parent = to.strip_suffix("/a").unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(
+            said.contains(&format!("{parent}: no such directory; make it first")),
+            "{said}"
+        );
+    }
     assert_eq!(c.names("/d"), ["a", "b", "z"]);
     // to this machine, without room
     let full = c.path("full");
@@ -398,4 +414,17 @@ fn progress_is_shown_where_it_is_asked_for() {
     assert!(said.contains("1 file, 1.0 MiB in ") && said.contains("/s"), "{said}");
     let verbose = c.output(&["cp", "-v", "f", "cairn:/f"], b"");
     assert_eq!(String::from_utf8(verbose.stderr).unwrap(), "f -> cairn:/f\n");
+    // on a terminal without being asked
+    let on_terminal = |args: &[&str]| {
+        let words = [&[env!("CARGO_BIN_EXE_cairn")], args].concat().join(" ");
+        let mut script = std::process::Command::new("script");
+        let script = script
+            .args(["-qec", &words, "/dev/null"])
+            .current_dir(c.directory.path());
+        let output = script.env("CAIRN_MASTER", &c.address).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout.len()
+    };
+    assert!(on_terminal(&["cp", "f", "cairn:/f"]) > 0);
+    assert_eq!(on_terminal(&["cp", "--no-progress", "f", "cairn:/f"]), 0);
 }

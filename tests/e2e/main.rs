@@ -10,5 +10,6 @@
 mod copy;
 mod corruption;
 mod failures;
+mod first_hour;
 mod restart;
 mod support;

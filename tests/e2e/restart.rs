@@ -54,3 +54,56 @@ fn copies_that_had_finished_survive_the_kill_of_every_process() {
     assert_eq!(finished.len(), done.len());
     assert!(finished.values().all(|replicas| replicas.len() == 3));
 }
+
+/// Promise 1: what was acknowledged is there after kill -9, and nothing is done twice.
+#[test]
+fn namespace_operations_that_were_acknowledged_survive_the_kill_of_the_master() {
+    let mut cluster = cluster().start().unwrap();
+    put(&cluster, &noise_file(&cluster, "a", 1000, 1), "/a");
+    let steps: [(&[&str], &[&str]); 6] = [
+        (&["mkdir", "/d"], &["a", "d"]),
+        (&["mv", "/a", "/d/b"], &["d"]),
+        (&["ln", "/d/b", "/c"], &["c", "d"]),
+        (&["mv", "--exchange", "/c", "/d"], &["c", "d"]),
+        (&["rm", "/d"], &["c"]),
+        (&["mv", "/c/b", "/e"], &["c", "e"]),
+    ];
+    for (step, names) in steps {
+        cluster.cairn(step).unwrap();
+        cluster.master.kill().unwrap();
+        cluster.master.start().unwrap();
+        assert_eq!(
+            cluster.cairn(["ls", "/"]).unwrap().lines().collect::<Vec<_>>(),
+            names,
+            "{step:?}"
+        );
+    }
+    assert_same(&get(&cluster, "/e"), &noise(1000, 1));
+}
+
+/// Promise 7: not at once, and only what nobody wants.
+#[test]
+fn deleted_files_give_their_space_back_after_the_grace_and_no_others_do() {
+    // a master that has just started frees nothing until sessions of the time before have had their time to come back
+    let cluster = cluster()
+        .set("master.gc-grace", "2s")
+        .set("master.session-timeout", "10s")
+        .start()
+        .unwrap();
+    let on_disk = || disks(&cluster).iter().flat_map(|d| chunk_files(d).unwrap()).count();
+    for name in ["/kept", "/deleted", "/in-the-trash"] {
+        put(&cluster, &noise_file(&cluster, "in", 100_000, 1), name);
+    }
+    cluster.cairn(["rm", "/deleted"]).unwrap();
+    cluster.cairn(["trash", "empty", "/deleted"]).unwrap();
+    cluster.cairn(["rm", "/in-the-trash"]).unwrap();
+    cairn_testkit::wait_until("two files' chunks on the disks", SOON, || {
+        Ok((on_disk() == 6).then_some(()))
+    })
+    .unwrap();
+    cluster.cairn(["trash", "restore", "/in-the-trash"]).unwrap();
+    for name in ["/kept", "/in-the-trash"] {
+        assert_same(&get(&cluster, name), &noise(100_000, 1));
+    }
+    assert!(cluster.cairn(["fsck", "/"]).unwrap().contains("2 files"));
+}

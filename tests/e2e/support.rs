@@ -91,3 +91,31 @@ pub fn disks(cluster: &Cluster) -> Vec<PathBuf> {
         .flat_map(|n| cluster.disks(n).to_vec())
         .collect()
 }
+
+/// A file system of its own for a chunkserver's disk, that is soon full. Dropped, it is unmounted.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`: this user may not mount, and the test says that it is skipped; under CAIRN_CI it fails.
+    pub fn mount(at: &Path, bytes: usize) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let status = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
+            .arg(at)
+            .status()
+            .unwrap();
+        if status.success() {
+            return Some(Self(at.to_owned()));
+        }
+        assert!(std::env::var_os("CAIRN_CI").is_none(), "mount tmpfs: {status}");
+        eprintln!("SKIPPED: no small disk can be mounted (it needs root)");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // its server may still run
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

@@ -197,6 +197,11 @@ impl Copier {
         if let Some((parent, _)) = split(&target)
             && !directory
         {
+            if self.guard(self.to.stat(&parent, true)).await?.is_none() {
+                return Err(
+                    Failure::new(self.to.show(&parent), "no such directory").next("make it first, with mkdir -p there")
+                );
+            }
             // its name is put on stable storage with the directory
             later.directories.push((parent, Change::default()));
         }
@@ -434,7 +439,12 @@ impl Copier {
         if done.is_err() && !self.options.resume {
             self.clean_up(&temporary).await;
         }
-        done
+        // people know the file by the name that they gave it
+        let last = |path: &[u8]| split(path).map(|(_, name)| String::from_utf8_lossy(&name).into_owned());
+        match (last(&temporary), last(&job.target)) {
+            (Some(temporary), Some(target)) => done.map_err(|e| e.renaming(&temporary, &target)),
+            _ => done,
+        }
     }
 
     async fn write(

@@ -275,6 +275,7 @@ pub async fn fsck(remote: &Remote, options: &Fsck, mut out: Out<'_>) -> Result<(
             false => format!(", {} verified", human_bytes(report.verified_bytes)),
         };
         let verdict = match wrong {
+            0 if tally.failed() => "not all could be looked at".to_owned(),
             0 => "nothing wrong".to_owned(),
             n => count(n as u64, "problem"),
         };

@@ -18,9 +18,10 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_with(&["up"])
     }
 
+    /// `cairn OPTIONS`, the first of which is `up`.
     pub fn start_with(options: &[&str]) -> Self {
         let mut cluster = Self {
             directory: tempfile::tempdir().unwrap(),
@@ -42,9 +43,9 @@ impl Cluster {
         let address_file = self.path("data/master/address");
         let _ = std::fs::remove_file(&address_file);
         let child = Command::new(env!("CARGO_BIN_EXE_cairn"))
-            .args(["up", "--listen", "127.0.0.1:0", "--data"])
-            .arg(self.path("data"))
             .args(&self.options)
+            .args(["--listen", "127.0.0.1:0", "--data"])
+            .arg(self.path("data"))
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

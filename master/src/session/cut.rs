@@ -75,6 +75,11 @@ pub async fn complain(core: &Arc<Core>, id: CallId, complaint: &Complain) -> Res
                     } else {
                         Vec::new()
                     };
+                    if complaint.reason() == ErrorCode::ErrorNoSpace
+                        && let Some(why) = core.no_room(world, &chunk, &doubtful)
+                    {
+                        return Err(Refusal::NoSpace(why));
+                    }
                     world.repair.wanted(handle);
                     core.mend_for_writing(world, &chunk, doubtful, gone, "a client wants to write");
                 }
@@ -202,6 +207,41 @@ pub async fn cut_and_log(
 }
 
 impl Core {
+    /// Why the chunk cannot be written without its members on full disks: the others are too few, and no disk with room
+    /// can take their place. `None`: it can.
+    fn no_room(&self, world: &mut World, chunk: &ChunkInfo, full: &[DiskId]) -> Option<String> {
+        let now = self.now();
+        let servers = |disks: &[DiskId]| {
+            disks
+                .iter()
+                .filter_map(|d| world.servers.server_of(*d))
+                .collect::<Vec<_>>()
+        };
+        let existing = servers(&chunk.members);
+        let fit = chunk
+            .members
+            .iter()
+            .filter(|disk| !full.contains(disk) && !world.is_out_of_service(chunk.handle, **disk))
+            .filter(|disk| {
+                world
+                    .servers
+                    .server_of(**disk)
+                    .is_some_and(|s| world.leases.is_up(s, now))
+            })
+            .count();
+        let minimum = self.minimum(chunk.goal);
+        let missing = minimum.checked_sub(fit).filter(|missing| *missing > 0)?;
+        let placement = self.place(world, missing, "", &existing, &[]);
+        let found = placement.places.len();
+        (found < missing).then(|| {
+            let have = fit + found;
+            format!(
+                "the disks of chunk {} are full, and of {minimum} needed replicas {have} have room",
+                chunk.handle
+            )
+        })
+    }
+
     /// For a sentence: which members cannot be reached.
     pub fn shortage(&self, world: &World, chunk: &ChunkInfo) -> String {
         let now = self.now();
