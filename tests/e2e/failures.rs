@@ -76,12 +76,13 @@ fn reads_go_on_while_two_of_three_replicas_are_gone() {
 /// A write without enough replicas fails in finite time, and says why.
 #[test]
 fn a_write_that_finds_too_few_servers_fails_in_time_and_says_why() {
-    let mut cluster = cluster().set("client.timeout", "5s").start().unwrap();
+    let mut cluster = cluster().start().unwrap();
     cluster.chunkservers[0].kill().unwrap();
     cluster.chunkservers[1].kill().unwrap();
     cluster.wait_servers(1, SOON).unwrap();
     let file = noise_file(&cluster, "a", 1000, 6);
-    let output = cluster.try_cairn(["cp", file.to_str().unwrap(), "cairn:/a"]).unwrap();
+    let args = ["cp", "--timeout", "5s", file.to_str().unwrap(), "cairn:/a"];
+    let output = cluster.try_cairn(args).unwrap();
     assert!(!output.ok() && !output.stderr.is_empty(), "{output:?}");
     let listing = cluster.cairn(["ls", "/"]).unwrap();
     assert!(

@@ -91,7 +91,7 @@ fn when_one_disk_is_full_other_servers_take_its_place() {
 /// Lines 11 and 22.
 #[test]
 fn fewer_servers_than_wanted_copies_is_said_with_the_cause_and_never_silent() {
-    let mut cluster = cluster().chunkservers(2).set("client.timeout", "5s").start().unwrap();
+    let mut cluster = cluster().chunkservers(2).start().unwrap();
     cluster.allow_error("a write was lost");
     let file = noise_file(&cluster, "a", 1000, 1);
     put(&cluster, &file, "/a");
@@ -113,7 +113,7 @@ fn fewer_servers_than_wanted_copies_is_said_with_the_cause_and_never_silent() {
     // below the minimum nothing is acknowledged
     cluster.chunkservers[0].kill().unwrap();
     cluster.wait_servers(1, SOON).unwrap();
-    let said = fails(&cluster, &["cp", file.to_str().unwrap(), "cairn:/b"]);
+    let said = fails(&cluster, &["cp", "--timeout", "5s", file.to_str().unwrap(), "cairn:/b"]);
     assert!(
         said.contains("/b: ") && said.contains("at least 2 are needed"),
         "{said}"
