@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// More make a clone cheaper, and the first change of a page after it dearer: 30 KB are copied.
-const SLOTS: u64 = 256;
+/// More make a clone cheaper, and the first change of a page after it dearer: 112 KiB of inodes are copied.
+const SLOTS: u64 = 1024;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Table<V> {
