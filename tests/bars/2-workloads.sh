@@ -25,6 +25,7 @@ P
   local n; n=$(find src/.git/objects -type f | wc -l); [ "$n" -gt 10000 ] || die "only $n loose objects"
   git clone -q --no-hardlinks src "$M/clone"
   git -C "$M/clone" config user.email bar@example.org; git -C "$M/clone" config user.name Bar
+  git -C "$M/clone" config gc.auto 0 # it would go on in the background, and keep the mount busy at the end
   echo more >> "$M/clone/d0/f0"; git -C "$M/clone" commit -qam second
   git -C "$M/clone" fsck --full --strict
   [ -z "$(git -C "$M/clone" status --porcelain)" ] || die "the clone is not clean"
