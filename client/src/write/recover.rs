@@ -72,8 +72,6 @@ enum Remedy {
     Pause,
     /// Ask where the chunk is now.
     Relocate,
-    /// As `Pause`; what was sent is numbered anew.
-    Renumber,
     /// The master must mend it.
     Complain,
     /// A defect: nothing helps.
@@ -89,8 +87,9 @@ fn remedy(trouble: &Trouble, fresh: bool, patience: u32) -> Remedy {
         Trouble::Garbled(_) if patient => Remedy::Pause,
         Trouble::Garbled(_) => Remedy::Complain,
         Trouble::Failed(_) => match trouble.code() {
-            ErrorCode::ErrorOutOfOrder if patient => Remedy::Renumber,
-            ErrorCode::ErrorBadChecksum | ErrorCode::ErrorUnavailable if patient => Remedy::Pause,
+            ErrorCode::ErrorOutOfOrder | ErrorCode::ErrorBadChecksum | ErrorCode::ErrorUnavailable if patient => {
+                Remedy::Pause
+            }
             // it may be about to be installed, or the location known here is an old one
             ErrorCode::ErrorStaleVersion | ErrorCode::ErrorFenced if patient => Remedy::Relocate,
             ErrorCode::ErrorOutOfOrder
@@ -149,18 +148,21 @@ impl Core {
         if stall.left().is_zero() {
             return Err(self.gave_up(node, index).await);
         }
-        let remedy = remedy(&trouble, fresh, stall.patience);
+        let renumbered = match &trouble {
+            Trouble::Failed(failed) if trouble.code() == ErrorCode::ErrorOutOfOrder => {
+                self.out_of_order(node, index, failed.last_sequence)
+            }
+            _ => false,
+        };
+        // new numbers were not tried yet, whatever was tried before them: no complaint would change them
+        let remedy = match renumbered {
+            true => Remedy::Pause,
+            false => remedy(&trouble, fresh, stall.patience),
+        };
         stall.patience += 1;
         match remedy {
             Remedy::Again => Ok(()),
             Remedy::Pause => {
-                stall.backoff.wait(&self.env.rng).await;
-                Ok(())
-            }
-            Remedy::Renumber => {
-                if let Trouble::Failed(failed) = &trouble {
-                    self.out_of_order(node, index, failed.last_sequence);
-                }
                 stall.backoff.wait(&self.env.rng).await;
                 Ok(())
             }
@@ -223,15 +225,17 @@ impl Core {
     }
 
     /// The server has applied up to `last` of this session. What lies above is only out of step; when it has forgotten
-    /// even what it acknowledged, or this client did not know where it stood, numbers start anew behind `last`.
-    fn out_of_order(&self, node: &Node, index: u32, last: u64) {
+    /// even what it acknowledged, or this client did not know where it stood, numbers start anew behind `last`: true then.
+    fn out_of_order(&self, node: &Node, index: u32, last: u64) -> bool {
         let mut state = node.state();
         let Some(chunk) = state.chunks.get_mut(&index) else {
-            return;
+            return false;
         };
-        if chunk.queue.front().is_some_and(|frame| frame.sequence > last + 1) {
+        let ahead = chunk.queue.front().is_some_and(|frame| frame.sequence > last + 1);
+        if ahead {
             chunk.renumber(last);
         }
+        ahead
     }
 
     async fn master_refused(&self, node: &Node, index: u32, error: Error, stall: &mut Stall) -> Result<()> {
@@ -325,7 +329,7 @@ mod tests {
             remedy(&failed(ErrorCode::ErrorFenced), true, PATIENCE),
             Remedy::Complain
         );
-        assert_eq!(remedy(&failed(ErrorCode::ErrorOutOfOrder), true, 0), Remedy::Renumber);
+        assert_eq!(remedy(&failed(ErrorCode::ErrorOutOfOrder), true, 0), Remedy::Pause);
         assert_eq!(remedy(&failed(ErrorCode::ErrorNotWritable), true, 0), Remedy::Complain);
         assert_eq!(remedy(&failed(ErrorCode::ErrorNoSpace), true, 0), Remedy::Complain);
         assert_eq!(remedy(&failed(ErrorCode::ErrorInvalid), true, 0), Remedy::Final);
