@@ -6,9 +6,9 @@ use crate::limits::{
     BULK_ORDERS_AT_A_TIME, DELETE_BATCH, DELETE_CONFIRM_WAIT_MAX, FENCE_DRAIN_WAIT_MAX, ORDERS_AT_A_TIME, ORDERS_MAX,
 };
 use crate::refusal::Refusal;
-use crate::replica::{Key, Place};
+use crate::replica::{Key, Place, Remembered};
 use crate::shared::{Core, key_of, open, position};
-use crate::store::{At, ChunkMeta, State, StoreError};
+use crate::store::{At, Chunk, ChunkMeta, State, StoreError};
 use bytes::Bytes;
 use cairn_proto::chunkserver::from_chunkserver::Body;
 use cairn_proto::chunkserver::order::What;
@@ -238,7 +238,9 @@ impl Orders {
             }
             (Ok(()), What::Cut(order)) => {
                 let version = order.version;
-                self.cut(key, order).await.map(|()| Done::Cut(CutDone { version }))
+                self.cut(key, &replica, order)
+                    .await
+                    .map(|()| Done::Cut(CutDone { version }))
             }
             (Ok(()), What::Install(order)) => self.install(key, &replica, order).await.map(Done::Installed),
             (Ok(()), What::Join(order)) => copy::join(&self.core, &replica, order)
@@ -263,7 +265,7 @@ impl Orders {
     async fn on_chunk<T: Send + 'static>(
         &self,
         key: Key,
-        work: impl FnOnce(&crate::store::Chunk) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Chunk) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Refusal> {
         let chunk = self.core.chunk(key)?;
         let done = self.core.env.blocking.run(move || work(&chunk)).await;
@@ -280,7 +282,6 @@ impl Orders {
             Err(StoreError::NotFound { .. }) => None,
             Err(e) => return Err(core.refused(key, e)),
         };
-        let floor = disk.floor();
         if let Some(info) = &before {
             if info.version > version || (info.version == version && info.state == State::Installed) {
                 return Err(Refusal::StaleVersion { have: info.version });
@@ -291,8 +292,10 @@ impl Orders {
                 return Err(Refusal::Unavailable("the disk has not finished what was accepted"));
             }
         }
-        let fence = move || disk.fence(key.handle, version);
-        match (core.env.blocking.run(fence).await, before) {
+        let here = disk.clone();
+        let fenced = core.env.blocking.run(move || here.fence(key.handle, version)).await;
+        let absent_at = disk.absent_at(key.handle);
+        match (fenced, before) {
             (Ok(info), before) => {
                 core.mandate.distrust(key);
                 core.reports.changed(key);
@@ -304,7 +307,8 @@ impl Orders {
                     suspect: info.suspect,
                     damaged: !info.damage.is_none(),
                     absent: false,
-                    floor: Some(floor.into()),
+                    floor: absent_at.map(Into::into),
+                    made: absent_at.is_some(),
                     joining: before.is_some_and(|i| i.state == State::Joining),
                 })
             }
@@ -312,7 +316,7 @@ impl Orders {
             (Err(StoreError::NotFound { .. }), None) => Ok(Fenced {
                 version: Some(version.into()),
                 absent: true,
-                floor: Some(floor.into()),
+                floor: absent_at.map(Into::into),
                 ..Fenced::default()
             }),
             (Err(e), _) => Err(core.refused(key, e)),
@@ -320,7 +324,7 @@ impl Orders {
     }
 
     /// R13. Where there is no replica, and the fence has found that out, an empty one is made.
-    async fn cut(&self, key: Key, order: Cut) -> Result<(), Refusal> {
+    async fn cut(&self, key: Key, replica: &crate::replica::Replica, order: Cut) -> Result<(), Refusal> {
         let version: Version = required(order.version, "version")?.into();
         let unwritten = ChunkMeta {
             inode: Inode(0),
@@ -329,11 +333,17 @@ impl Orders {
             created: self.core.env.clock.wall(),
         };
         self.core.fenced_chunk(key, version, move || unwritten).await?;
-        self.on_chunk(key, move |chunk| {
+        if order.anew {
+            replica.remember(Remembered::default());
+        }
+        let cut = move |chunk: &Chunk| {
+            if order.anew {
+                chunk.truncate(At::Fenced(version), 0)?;
+            }
             chunk.truncate(At::Fenced(version), order.length)?;
             chunk.sync()
-        })
-        .await
+        };
+        self.on_chunk(key, cut).await
     }
 
     /// R5. Acts once; under the replica's turn.

@@ -360,10 +360,12 @@ impl Core {
                     registration,
                     version,
                     length,
+                    anew,
                 } => {
                     let what = order::What::Cut(wire::Cut {
                         version: Some(version.into()),
                         length,
+                        anew,
                     });
                     let purpose = Purpose::Cut(version);
                     world

@@ -569,6 +569,7 @@ impl Chunk {
         };
         self.set_status(&mut core, status)?;
         core.recomputed = false;
+        self.disk.not_absent(self.handle());
         Ok(true)
     }
 

@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use uuid::Uuid;
 
+/// Chunks of which it is remembered that a fence found no replica; see [`DiskStore::absent_at`].
+const ABSENT_REMEMBERED_MAX: usize = 65_536;
 /// Chunks that one round of background work marks clean.
 const MARKS_PER_ROUND_MAX: usize = 128;
 
@@ -82,6 +84,8 @@ pub(super) struct Inner {
     _lock: Box<dyn Send + Sync>,
     chunks: RwLock<BTreeMap<ChunkHandle, Arc<Slot>>>,
     floor: Mutex<Floor>,
+    /// See [`DiskStore::absent_at`].
+    absent: Mutex<BTreeMap<ChunkHandle, Version>>,
     index: Box<dyn Index>,
     /// Chunks whose entry in the index is not up to date.
     index_stale: Mutex<BTreeSet<ChunkHandle>>,
@@ -235,6 +239,7 @@ impl DiskStore {
             _lock: lock,
             chunks: RwLock::new(chunks),
             floor: Mutex::new(floor),
+            absent: Mutex::default(),
             index,
             index_stale: Mutex::new(index_stale),
             files: Mutex::new(FileCache::new(options.open_files_max)),
@@ -358,6 +363,9 @@ impl DiskStore {
         match created {
             Ok(file) => {
                 core.created(file);
+                if state != State::Fenced {
+                    inner.not_absent(handle);
+                }
                 inner.note_write(handle);
                 drop(core);
                 inner.bound_unsynced(handle)?;
@@ -391,18 +399,30 @@ impl DiskStore {
     /// As [`Chunk::fence`], and `NotFound`.
     pub fn fence(&self, handle: ChunkHandle, version: Version) -> Result<ChunkInfo> {
         self.0.writable()?;
+        let floor = self.floor();
         if self.0.slot(handle).is_none() {
             self.0.raise_floor(version)?;
         }
         // looked up again: a create that passed the floor before it was raised is in place by now
-        match self.chunk(handle)?.fence(version) {
-            // a create that failed, or an unlink, in between
-            Err(e @ StoreError::NotFound { .. }) => {
-                self.0.raise_floor(version)?;
-                Err(e)
+        let fenced = self.chunk(handle).and_then(|chunk| chunk.fence(version));
+        if let Err(StoreError::NotFound { .. }) = &fenced {
+            // after a create that failed, or an unlink, in between
+            self.0.raise_floor(version)?;
+            let mut absent = locked(&self.0.absent);
+            if absent.len() >= ABSENT_REMEMBERED_MAX {
+                // whoever asks for it is told that it is unknown
+                absent.pop_first();
             }
-            other => other,
+            absent.entry(handle).or_insert(floor);
         }
+        fenced
+    }
+
+    /// The disk's floor when a fence first found no replica of the chunk here, in this process, if nothing has been here
+    /// since but what reconfigurations have made and not installed. Below the version that the chunk was created with, it
+    /// proves that there was none at that version, however often the chunk is fenced (protocol R10).
+    pub fn absent_at(&self, handle: ChunkHandle) -> Option<Version> {
+        locked(&self.0.absent).get(&handle).copied()
     }
 
     /// Deletes the replica if its version is not above `version` (protocol R7). The floor is raised durably first. The
@@ -437,6 +457,7 @@ impl DiskStore {
             _ => {}
         }
         core.remove();
+        inner.not_absent(handle);
         locked(&inner.unlinked).insert(handle, inner.log.mark_base());
         inner
             .chunks
@@ -564,6 +585,10 @@ impl Inner {
             disk: self.stamp.disk,
             handle,
         }
+    }
+
+    pub fn not_absent(&self, handle: ChunkHandle) {
+        locked(&self.absent).remove(&handle);
     }
 
     pub fn raise_floor(&self, version: Version) -> Result<()> {

@@ -124,10 +124,9 @@ async fn r2_a_fence_is_durable_and_versions_never_go_back() {
 async fn r2_a_fence_for_a_chunk_that_is_not_here_raises_the_floor() {
     let cluster = Cluster::start(1).await;
     let members = cluster.members();
-    assert!(cluster.master.fence(&members[0], v(15)).await.absent);
-    let again = cluster.master.fence(&members[0], v(15)).await;
-    assert!(again.absent);
-    assert_eq!(again.floor.map(Version::from), Some(v(15)));
+    for _ in 0..2 {
+        assert!(cluster.master.fence(&members[0], v(15)).await.absent);
+    }
     let mut wire = cluster.connect(0, session(1)).await.with_grant(&members);
     let failed = wire.write(&members[0], v(15), 0, b"x").await.unwrap_err();
     assert_eq!(code(&failed), ErrorCode::ErrorGrantRefused);
@@ -358,6 +357,7 @@ async fn r13_a_cut_source_takes_the_others_with_it_and_reads_as_zeros_beyond() {
     let cut = What::Cut(Cut {
         version: Some(v(11).into()),
         length: 100_000,
+        anew: false,
     });
     assert!(matches!(
         cluster.master.order(&members[0], HANDLE, cut).await,
@@ -381,6 +381,7 @@ async fn a_chunk_that_nobody_wrote_becomes_an_empty_replica() {
     let cut = What::Cut(Cut {
         version: Some(v(11).into()),
         length: 0,
+        anew: true,
     });
     assert!(matches!(
         cluster.master.order(&members[0], HANDLE, cut).await,
@@ -391,6 +392,45 @@ async fn a_chunk_that_nobody_wrote_becomes_an_empty_replica() {
     let mut wire = cluster.connect(0, session(1)).await;
     wire.write(&members[0], v(11), 0, b"first").await.unwrap();
     assert_eq!(&cluster.assert_identical(v(11)).await[..], b"first");
+}
+
+/// Attempts that fail leave nothing that the next could not do without: what was absent is still known to have been.
+#[tokio::test]
+async fn r10_absence_is_proved_by_the_floor_before_the_first_fence() {
+    let cluster = Cluster::start(3).await;
+    let members = cluster.members();
+    let mut wire = cluster.connect(0, session(1)).await.with_grant(&members[..1]);
+    wire.write(&members[0], v(10), 0, b"never acknowledged").await.unwrap();
+    let mut floors = Vec::new();
+    for version in [v(11), v(12)] {
+        let fenced = cluster.master.fence(&members[2], version).await;
+        assert!(fenced.absent && !fenced.made);
+        floors.push(Version::from(fenced.floor.unwrap()));
+    }
+    assert!(floors[0] == floors[1] && floors[0] < v(10), "{floors:?}");
+
+    cluster.master.fence(&members[0], v(13)).await;
+    let before = cluster.master.fence(&members[1], v(13)).await;
+    let done = cluster.master.synchronize(&members[1], v(13), &members[0], &[]).await;
+    assert!(matches!(done, Done::Synced(_)), "{done:?}");
+    let made = cluster.master.fence(&members[1], v(14)).await;
+    assert!(made.made && made.suspect && !made.absent, "{made:?}");
+    assert_eq!(made.floor, before.floor);
+    // the copy, and that it remembers the writer, are of no account
+    let cut = What::Cut(Cut {
+        version: Some(v(14).into()),
+        length: 0,
+        anew: true,
+    });
+    let done = cluster.master.order(&members[1], HANDLE, cut).await;
+    assert!(matches!(done, Done::Cut(_)), "{done:?}");
+    let done = cluster.master.install(&members[1], v(14), &members[1..2]).await;
+    assert!(matches!(done, Done::Installed(_)), "{done:?}");
+    let mut wire = cluster.connect(1, session(1)).await;
+    assert_eq!(wire.write(&members[1], v(14), 0, b"again").await, Ok(1));
+    let read = wire.read(&members[1], v(14), 0, 100, false).await.unwrap();
+    assert_eq!(&read.1[..], b"again");
+    assert!(!cluster.master.fence(&members[1], v(15)).await.made, "it was installed");
 }
 
 #[tokio::test]

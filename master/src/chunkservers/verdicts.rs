@@ -258,10 +258,10 @@ impl Core {
         use order_done::Result as R;
         let event = match (purpose, result) {
             (Purpose::Fence(version), R::Fenced(f)) => {
+                // without one, the highest: at or below the floor absence says nothing
+                let floor = f.floor.map_or(version, Version::from);
                 let content = if f.absent {
-                    Content::Absent {
-                        floor: f.floor.map_or(Version::ZERO, Into::into),
-                    }
+                    Content::Absent { floor }
                 } else {
                     Content::Present {
                         previous: f.previous.map_or(Version::ZERO, Into::into),
@@ -270,6 +270,7 @@ impl Core {
                         suspect: f.suspect,
                         damaged: f.damaged,
                         joining: f.joining,
+                        made_at: f.made.then_some(floor),
                     }
                 };
                 if !f.absent

@@ -125,10 +125,6 @@ impl Replica {
     fn takes_part(&self) -> bool {
         self.content().is_some() && !self.fallen_out && !self.lease_over && !self.out_of_service
     }
-
-    fn is_suspect(&self) -> bool {
-        matches!(self.content(), Some(Content::Present { suspect: true, .. }))
-    }
 }
 
 impl Reconfiguration {
@@ -580,10 +576,10 @@ impl Reconfiguration {
             );
         }
         let r = &self.replicas[source.at];
-        let absent = matches!(r.content(), Some(Content::Absent { .. }));
+        let anew = r.content().is_some_and(|c| c.is_absent() || self.is_empty(&c));
         let (to, version) = (r.place, self.plan.version);
         match (self.plan.cut, r.registration) {
-            (cut, Some(registration)) if cut.is_some() || absent => {
+            (cut, Some(registration)) if cut.is_some() || anew => {
                 let length = cut.unwrap_or(0);
                 self.phase = Phase::Cutting {
                     source: Source { length, ..source },
@@ -593,6 +589,7 @@ impl Reconfiguration {
                     registration,
                     version,
                     length,
+                    anew,
                 });
             }
             _ => self.synchronize(source, now, orders),
@@ -604,7 +601,7 @@ impl Reconfiguration {
         let candidates = || {
             let all = self.replicas.iter().enumerate();
             all.filter(|(_, r)| r.takes_part() && !self.plan.not_source.contains(&r.place.disk))
-                .filter_map(|(at, r)| Some((at, self.standing(r)?, r.is_suspect())))
+                .filter_map(|(at, r)| Some((at, self.standing(r)?, self.is_suspect(r))))
         };
         let best = |suspect: bool| {
             let fit = candidates().filter(|(_, _, s)| *s == suspect);
@@ -639,7 +636,7 @@ impl Reconfiguration {
     /// Of a chunk that no commit has named, nothing was on stable storage at every member: what its grant brought to a
     /// member that now has no replica was lost with its power. Such a member is as good as a suspect, with nothing in it.
     fn never_committed(&self) -> Option<Source> {
-        let absent = |r: &Replica| r.member && matches!(r.content(), Some(Content::Absent { .. }));
+        let absent = |r: &Replica| r.member && r.content().is_some_and(|c| c.is_absent());
         let can_be = |r: &Replica| r.takes_part() && absent(r) && !self.plan.not_source.contains(&r.place.disk);
         let at = self.replicas.iter().position(can_be)?;
         (self.plan.granted && !self.plan.committed).then_some(Source {
@@ -651,7 +648,7 @@ impl Reconfiguration {
 
     /// The member has answered that it is suspect too, or that it has nothing that it could have kept.
     fn answered_without_hope(&self, r: &Replica) -> bool {
-        r.takes_part() && (r.is_suspect() || self.standing(r).is_none())
+        r.takes_part() && (self.is_suspect(r) || self.standing(r).is_none())
     }
 
     /// How good a source the replica would be; `None`: none.
@@ -660,6 +657,10 @@ impl Reconfiguration {
             return None;
         }
         match r.content()? {
+            empty if self.is_empty(&empty) => Some(Standing {
+                sound: true,
+                ..Standing::default()
+            }),
             Content::Present { joining: true, .. } if !self.breaks(Break::R3Source) => None,
             // it missed an installation: not what the log takes it for
             Content::Present { previous, .. } if previous < self.plan.logged => {
@@ -676,13 +677,23 @@ impl Reconfiguration {
                 length,
                 present: true,
             }),
-            // provably empty: a grant creates only above the floor, and whatever was deleted has raised it (R10)
-            Content::Absent { floor } if self.plan.granted && floor < self.plan.logged => Some(Standing {
-                sound: true,
-                ..Standing::default()
-            }),
-            Content::Absent { .. } => self.breaks(Break::R3Absent).then(Standing::default),
+            Content::Absent { .. } => None,
         }
+    }
+
+    /// Provably empty at the logged version: a grant creates only above the floor, and whatever was deleted has raised it
+    /// (R10). What an attempt that failed has made there since is of no account.
+    fn is_empty(&self, content: &Content) -> bool {
+        let floor = match content {
+            Content::Absent { floor } => Some(*floor),
+            Content::Present { made_at, .. } => *made_at,
+        };
+        floor.is_some_and(|floor| self.breaks(Break::R3Absent) || self.plan.granted && floor < self.plan.logged)
+    }
+
+    fn is_suspect(&self, r: &Replica) -> bool {
+        let suspect = |c: Content| matches!(c, Content::Present { suspect: true, .. }) && !self.is_empty(&c);
+        r.content().is_some_and(suspect)
     }
 
     fn is_source(&self, disk: DiskId) -> bool {
@@ -710,7 +721,7 @@ impl Reconfiguration {
         };
         let from = from.place;
         let is_alternate =
-            |r: &&Replica| r.takes_part() && !r.is_suspect() && self.standing(r).is_some_and(|s| s.present);
+            |r: &&Replica| r.takes_part() && !self.is_suspect(r) && self.standing(r).is_some_and(|s| s.present);
         let alternates: Vec<_> = self
             .replicas
             .iter()

@@ -26,6 +26,8 @@ struct Stored {
     durable: Option<Write>,
     fenced: bool,
     suspect: bool,
+    /// The floor where there was nothing, before it was made to be filled.
+    made_at: Option<Version>,
 }
 
 /// A server with one disk.
@@ -43,6 +45,8 @@ struct Server {
     readable: bool,
     writable: bool,
     serial: u64,
+    /// The floor when a fence first found nothing here.
+    absent_at: Option<Version>,
     /// The content at the last install: what was remembered with it.
     base: Write,
     chain: Vec<usize>,
@@ -267,6 +271,7 @@ impl World {
                 durable: None,
                 fenced: false,
                 suspect: false,
+                made_at: None,
             });
             (s.readable, s.writable, s.serial, s.base, s.chain) = (true, true, 0, 0, chain.clone());
         }
@@ -472,10 +477,11 @@ impl World {
                             suspect,
                             damaged: false,
                             joining: false,
+                            made_at: x.made_at,
                         }
                     }
                     None => {
-                        let floor = s.floor;
+                        let floor = *s.absent_at.get_or_insert(s.floor);
                         s.floor = s.floor.max(version);
                         Content::Absent { floor }
                     }
@@ -487,16 +493,21 @@ impl World {
                     content,
                 });
             }
-            Order::Cut { version, .. } => {
+            Order::Cut { version, anew, .. } => {
                 // in these runs only to make an empty one
+                assert!(anew);
                 let suspect = self.broken != Break::R4Made;
-                s.stored.get_or_insert(Stored {
-                    version,
-                    content: 0,
-                    durable: Some(0),
-                    fenced: true,
-                    suspect,
-                });
+                let made_at = s.absent_at;
+                if s.stored.as_ref().is_none_or(|x| x.version == version && x.fenced) {
+                    s.stored = Some(Stored {
+                        version,
+                        content: 0,
+                        durable: Some(0),
+                        fenced: true,
+                        suspect,
+                        made_at,
+                    });
+                }
                 self.tell(Event::Cut {
                     disk,
                     registration,
@@ -515,6 +526,7 @@ impl World {
                     durable: Some(0),
                     fenced: true,
                     suspect: self.broken != Break::R4Made,
+                    made_at: s.absent_at,
                 };
                 if s.stored.is_none() && s.floor <= version {
                     s.stored = Some(empty);
@@ -532,7 +544,8 @@ impl World {
                 let chain: Vec<_> = members.iter().map(|m| self.index(m.disk)).collect();
                 let s = &mut self.servers[to];
                 if let Some(x) = s.stored.as_mut().filter(|x| x.version == version && x.fenced) {
-                    (x.fenced, x.suspect) = (false, false);
+                    (x.fenced, x.suspect, x.made_at) = (false, false, None);
+                    s.absent_at = None;
                     (s.serial, s.base, s.chain) = (0, x.content, chain);
                     (s.readable, s.writable) = (true, true);
                     self.tell(Event::Installed {
@@ -552,7 +565,10 @@ impl World {
             return;
         }
         (s.up, s.lease, s.readable, s.writable) = (false, false, false, false);
-        (s.serial, s.registration) = (0, None);
+        (s.serial, s.registration, s.absent_at) = (0, None, None);
+        if let Some(x) = s.stored.as_mut() {
+            x.made_at = None;
+        }
         // the answer to a registration belongs to the process that asked
         self.network
             .retain(|m| !matches!(m, Message::Registered { to, .. } if *to == i));
@@ -581,7 +597,7 @@ impl World {
             && verdict::may_delete(Some(&info), true, disk_id(i), x.version, false, wanted)
         {
             s.floor = s.floor.max(x.version);
-            s.stored = None;
+            (s.stored, s.absent_at) = (None, None);
         }
     }
 

@@ -117,9 +117,18 @@ pub enum Content {
         damaged: bool,
         /// It was being filled: untrusted, whoever it is.
         joining: bool,
+        /// An earlier reconfiguration made it, to be filled, where there was no replica and the disk's floor was this;
+        /// none has installed it.
+        made_at: Option<Version>,
     },
-    /// There is no replica, and the disk's floor was this before the fence (R10).
+    /// There is no replica, and the disk's floor was this before it was first fenced (R10).
     Absent { floor: Version },
+}
+
+impl Content {
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent { .. })
+    }
 }
 
 /// What happened. Those with a registration are ignored when it is not the server's latest, those of another version
@@ -213,11 +222,13 @@ pub enum Order {
     },
     /// Cut the fenced replica to `length`. Where there is none (an empty chunk that no grant reached) this makes an
     /// empty one, fenced at `version`, and suspect until it is installed: nobody may rely on what was made to be filled.
+    /// With `anew`, what is there counts for nothing: neither its bytes nor its remembered sequences.
     Cut {
         to: Member,
         registration: Registration,
         version: Version,
         length: u64,
+        anew: bool,
     },
     Synchronize {
         to: Member,

@@ -137,6 +137,7 @@ fn has(serial: u64) -> Content {
         suspect: false,
         damaged: false,
         joining: false,
+        made_at: None,
     }
 }
 
@@ -156,6 +157,7 @@ fn suspect(serial: u64) -> Content {
             suspect: true,
             damaged,
             joining,
+            made_at: None,
         },
         absent => absent,
     }
@@ -246,6 +248,7 @@ fn r3_a_member_that_missed_an_install_is_never_the_source() {
             suspect,
             damaged,
             joining,
+            made_at: None,
         },
     );
     run.fenced(2, has(1));
@@ -315,6 +318,7 @@ fn r3_a_damaged_replica_is_the_source_only_when_no_sound_one_is_there() {
         suspect,
         damaged: true,
         joining,
+        made_at: None,
     };
     let mut run = Run::new(plan());
     run.fenced(1, damaged);
@@ -656,6 +660,7 @@ fn r10_absent_below_the_floor_is_empty_and_at_it_unknown() {
         registration: REG,
         version: V,
         length: 0,
+        anew: true,
     };
     assert_eq!(run.take().last(), Some(&cut));
     run.event(Event::Cut {
@@ -670,6 +675,65 @@ fn r10_absent_below_the_floor_is_empty_and_at_it_unknown() {
         let mut run = Run::new(Plan { granted, ..plan() });
         (1..=3).for_each(|i| run.fenced(i, absent(floor)));
         assert_eq!(run.failure(), Failure::NoSource);
+    }
+}
+
+/// Its head died before the grant reached anybody, and a first attempt has failed after it had made two replicas.
+#[test]
+fn r10_what_a_failed_attempt_made_where_nothing_was_is_still_provably_empty() {
+    let below = Version::new(1, 4);
+    let made = |made_at| match suspect(3) {
+        Content::Present {
+            serial,
+            length,
+            suspect,
+            damaged,
+            joining,
+            ..
+        } => Content::Present {
+            previous: Version::new(V.epoch, V.counter - 1),
+            serial,
+            length,
+            suspect,
+            damaged,
+            joining,
+            made_at,
+        },
+        absent => absent,
+    };
+    let granted = |granted| Plan { granted, ..plan() };
+    let mut run = Run::new(granted(true));
+    run.event(Event::LeaseOver { server: m(1).server });
+    run.fenced(2, made(Some(below)));
+    run.fenced(3, made(Some(below)));
+    let cut = run.take().pop();
+    assert!(
+        matches!(cut, Some(Order::Cut { to, length: 0, anew: true, .. }) if to == m(2)),
+        "{cut:?}"
+    );
+    run.event(Event::Cut {
+        disk: m(2).disk,
+        registration: REG,
+        version: V,
+    });
+    assert_eq!(run.syncs(), [(m(3), m(2))]);
+    run.synced(3);
+    assert_eq!(run.log(), (vec![m(2), m(3)], false, 0));
+
+    // one that has what was written is the source, not an empty one
+    let mut run = Run::new(granted(true));
+    run.event(Event::LeaseOver { server: m(1).server });
+    run.fenced(2, made(Some(below)));
+    run.fenced(3, has(1));
+    assert_eq!(run.syncs(), [(m(2), m(3))]);
+
+    // made where the floor says nothing, or after an installation: suspect, as before
+    for (is_granted, floor) in [(true, V), (false, below)] {
+        let mut run = Run::new(granted(is_granted));
+        run.event(Event::LeaseOver { server: m(1).server });
+        run.fenced(2, made(Some(floor)));
+        run.fenced(3, made(Some(floor)));
+        assert_eq!(run.failure(), Failure::OnlySuspects { missing: vec![m(1)] });
     }
 }
 
@@ -715,6 +779,7 @@ fn r13_the_source_is_cut_before_the_others_follow() {
         registration: REG,
         version: V,
         length: 7,
+        anew: false,
     };
     assert_eq!(run.take().last(), Some(&cut));
     run.event(Event::Cut {
