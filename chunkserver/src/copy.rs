@@ -16,7 +16,7 @@ use cairn_types::layout::{BLOCK_SIZE_BYTES, BLOCKS_PER_CHUNK, CHUNK_SIZE_BYTES, 
 use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
 use cairn_types::{Inode, Version};
 use futures::{StreamExt, TryStreamExt};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A replica to copy from, with the registration that its server must still have.
@@ -229,6 +229,10 @@ pub async fn synchronize(core: &Core, replica: &Replica, order: Synchronize) -> 
     let (from_source, elsewhere): (Vec<u32>, Vec<u32>) = differing.iter().partition(|b| !table.bad.contains(b));
 
     let mut elsewhere: BTreeSet<u32> = elsewhere.into_iter().collect();
+    let has = |block: u32| {
+        let here = own.crcs.get(block as usize).copied();
+        here.filter(|_| block_len(own.length, block) == block_len(length, block))
+    };
     let copies = futures::stream::iter(runs(&from_source, length))
         .map(|run| copy.copy_run(&source, &chunk, at, run, Some(&table)))
         .buffer_unordered(COPY_REQUESTS_AT_A_TIME);
@@ -236,7 +240,12 @@ pub async fn synchronize(core: &Core, replica: &Replica, order: Synchronize) -> 
     let mut copied: u64 = done.iter().map(|(bytes, _)| bytes).sum();
     elsewhere.extend(done.into_iter().flat_map(|(_, bad)| bad));
     for block in &elsewhere {
-        copied += one_block_elsewhere(&copy, &chunk, at, &alternates, *block, &table).await?;
+        let found = one_block_elsewhere(&copy, &chunk, at, &alternates, *block, &table).await;
+        copied += match found {
+            // bad in every member: lost, and no reason to lose the others, too
+            Err(Refusal::Corrupt(_)) if order.last_resort && has(*block) == Some(table.crcs[*block as usize]) => 0,
+            found => found?,
+        };
     }
 
     let synced = copy.on_chunk(&chunk, move |chunk| {
@@ -275,7 +284,11 @@ fn own_table(chunk: &Chunk, version: Version, check: bool) -> Result<(crate::sto
 }
 
 /// A block that is bad at the source, from another fenced member: from one whose checksum is the source's if there is
-/// one, else from the first that has it whole.
+/// one, else from the first by disk that has it whole. This replica is one of those, so that all members choose the same.
+/// The bytes copied.
+///
+/// # Errors
+/// `Corrupt`: bad in all of them. Others: one of them did not answer.
 async fn one_block_elsewhere(
     copy: &Copy<'_>,
     chunk: &Chunk,
@@ -285,7 +298,17 @@ async fn one_block_elsewhere(
     table: &SourceTable,
 ) -> Result<u64, Refusal> {
     let run = Run::new(block, 1, table.length);
-    let mut second_best = None;
+    let mut whole = BTreeMap::new();
+    if !chunk.info().suspect {
+        let read = move |chunk: &Chunk| chunk.read(at, run.offset(), u64::from(run.length()), true).map(|_| ());
+        match copy.on_chunk(chunk, read).await {
+            Ok(()) if block_len(chunk.info().length, block) == u64::from(run.length()) => {
+                whole.insert(Bytes::copy_from_slice(copy.key.disk.as_bytes()), None);
+            }
+            Ok(()) | Err(Refusal::Corrupt(_)) => {}
+            Err(e) => return Err(e),
+        }
+    }
     for alternate in alternates {
         match copy.blocks(alternate, run.offset(), run.length()).await {
             Ok((data, crcs)) if data.len() == run.length() as usize => {
@@ -293,17 +316,22 @@ async fn one_block_elsewhere(
                     copy.write(chunk, at, run.offset(), data, crcs).await?;
                     return Ok(u64::from(run.length()));
                 }
-                second_best.get_or_insert((data, crcs));
+                whole.insert(alternate.member.disk.clone(), Some((data, crcs)));
             }
-            // shorter, bad or silent: the next one
-            _ => {}
+            // shorter there, or bad
+            Ok(_) | Err(FetchError::Bad(_)) => {}
+            // others may have had its answer, and chosen it
+            Err(FetchError::Failed(e)) => return Err(e),
         }
     }
-    let Some((data, crcs)) = second_best else {
-        return Err(Refusal::Corrupt(crate::store::Damage::of_blocks([block])));
-    };
-    copy.write(chunk, at, run.offset(), data, crcs).await?;
-    Ok(u64::from(run.length()))
+    match whole.pop_first() {
+        Some((_, None)) => Ok(0),
+        Some((_, Some((data, crcs)))) => {
+            copy.write(chunk, at, run.offset(), data, crcs).await?;
+            Ok(u64::from(run.length()))
+        }
+        None => Err(Refusal::Corrupt(crate::store::Damage::of_blocks([block]))),
+    }
 }
 
 /// Fills a new replica from an installed one, unfenced and untrusted; what is bad at the source is left out, the

@@ -381,6 +381,7 @@ impl Core {
                     source_suspect,
                     alternates,
                     recompute,
+                    last_resort,
                 } => {
                     let alternates = alternates.into_iter().map(|(m, registration)| wire::Alternate {
                         member: Some(world.member(m.disk)),
@@ -393,6 +394,7 @@ impl Core {
                         source_suspect,
                         alternates: alternates.collect(),
                         recompute,
+                        last_resort,
                     });
                     let purpose = Purpose::Synchronize(version);
                     world

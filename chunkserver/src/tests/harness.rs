@@ -177,19 +177,24 @@ impl FakeMaster {
     }
 
     pub async fn synchronize(&self, member: &Member, version: Version, source: &Member, others: &[Member]) -> Done {
+        let order = self.synchronization(version, source, others);
+        self.order(member, HANDLE, What::Synchronize(order)).await
+    }
+
+    pub fn synchronization(&self, version: Version, source: &Member, others: &[Member]) -> Synchronize {
         let alternates = others.iter().map(|m| Alternate {
             member: Some(m.clone()),
             registration: Some(self.registration(m).into()),
         });
-        let what = What::Synchronize(Synchronize {
+        Synchronize {
             version: Some(version.into()),
             source: Some(source.clone()),
             source_registration: Some(self.registration(source).into()),
             source_suspect: false,
             alternates: alternates.collect(),
             recompute: false,
-        });
-        self.order(member, HANDLE, what).await
+            last_resort: false,
+        }
     }
 
     pub async fn install(&self, member: &Member, version: Version, members: &[Member]) -> Done {

@@ -324,6 +324,68 @@ async fn r4_corruption_is_never_copied() {
     assert_eq!(error_code(&done), Some(ErrorCode::ErrorCorrupt), "{done:?}");
 }
 
+/// The block is bad at the source, and each of the others has unacknowledged bytes of its own in it.
+#[tokio::test]
+async fn r4_members_take_a_block_that_is_bad_at_the_source_from_the_same_other() {
+    let cluster = Cluster::start(3).await;
+    let members = cluster.members();
+    for (i, member) in members.iter().enumerate() {
+        let alone = std::slice::from_ref(member);
+        let mut wire = cluster.connect(i, session(1)).await.with_grant(alone);
+        wire.write(member, v(10), 0, &bytes(i as u64, 200_000)).await.unwrap();
+    }
+    rot(&cluster.nodes[0], 70_000);
+    for member in &members {
+        cluster.master.fence(member, v(11)).await;
+    }
+    let (master, source) = (&cluster.master, &members[0]);
+    let (a, b) = tokio::join!(
+        master.synchronize(&members[1], v(11), source, &members[2..]),
+        master.synchronize(&members[2], v(11), source, &members[1..2]),
+    );
+    assert!(matches!((&a, &b), (Done::Synced(_), Done::Synced(_))), "{a:?} {b:?}");
+    let mut blocks = Vec::new();
+    for i in [1, 2] {
+        master.install(&members[i], v(11), &members[1..]).await;
+        let mut wire = cluster.connect(i, session(2)).await;
+        blocks.push(wire.read(&members[i], v(11), 65_536, 65_536, false).await.unwrap().1);
+    }
+    assert!(blocks[0] == blocks[1] && !blocks[0].is_empty());
+}
+
+#[tokio::test]
+async fn r4_a_block_that_is_bad_in_every_member_is_lost_and_no_reason_to_lose_the_others() {
+    let cluster = Cluster::start(2).await;
+    let members = cluster.members();
+    let mut wire = cluster.connect(0, session(1)).await.with_grant(&members);
+    let data = bytes(8, 200_000);
+    wire.write(&members[0], v(10), 0, &data).await.unwrap();
+    for node in &cluster.nodes {
+        rot(node, 70_000);
+    }
+    for member in &members {
+        cluster.master.fence(member, v(11)).await;
+    }
+    let mut order = cluster.master.synchronization(v(11), &members[0], &[]);
+    order.recompute = true;
+    // while a member is missing that may have it whole
+    let what = What::Synchronize(order.clone());
+    let done = cluster.master.order(&members[1], HANDLE, what).await;
+    assert_eq!(error_code(&done), Some(ErrorCode::ErrorCorrupt), "{done:?}");
+    order.last_resort = true;
+    let what = What::Synchronize(order);
+    let done = cluster.master.order(&members[1], HANDLE, what).await;
+    assert!(matches!(done, Done::Synced(_)), "{done:?}");
+    for (i, member) in members.iter().enumerate() {
+        cluster.master.install(member, v(11), &members).await;
+        let mut wire = cluster.connect(i, session(2)).await;
+        let good = wire.read(member, v(11), 0, 65_536, true).await.unwrap();
+        assert!(good.1[..] == data[..65_536]);
+        let failed = wire.read(member, v(11), 65_536, 65_536, true).await.unwrap_err();
+        assert_eq!(code(&failed), ErrorCode::ErrorCorrupt);
+    }
+}
+
 #[tokio::test]
 async fn r5_install_acts_once() {
     let cluster = Cluster::start(2).await;

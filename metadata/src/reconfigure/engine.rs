@@ -325,7 +325,8 @@ impl Reconfiguration {
                     return;
                 };
                 r.sync = Sync::Failed;
-                if unreadable {
+                // what is lost cannot be given to one that joins; the members go on without it
+                if unreadable && (r.member || !self.every_member_takes_part()) {
                     self.fail(
                         Failure::SourceFailed {
                             disk: source,
@@ -713,6 +714,11 @@ impl Reconfiguration {
 
     // ---- making them identical
 
+    /// What none of them has, nobody has.
+    fn every_member_takes_part(&self) -> bool {
+        self.replicas.iter().all(|r| !r.member || r.takes_part())
+    }
+
     fn synchronize(&mut self, source: Source, now: Duration, orders: &mut Vec<Order>) {
         self.phase = Phase::Synchronizing { source, since: now };
         let from = &self.replicas[source.at];
@@ -729,6 +735,7 @@ impl Reconfiguration {
             .map(|r| (r.place, r.registration))
             .collect();
         let version = self.plan.version;
+        let last_resort = self.every_member_takes_part();
         for (at, r) in self.replicas.iter_mut().enumerate() {
             let Some(registration) = r.registration else { continue };
             if at == source.at || !r.takes_part() || r.leaving {
@@ -750,6 +757,7 @@ impl Reconfiguration {
                     r.content(),
                     Some(Content::Present { suspect, damaged, .. }) if suspect || damaged
                 ),
+                last_resort,
             });
         }
     }

@@ -241,6 +241,8 @@ pub enum Order {
         alternates: Vec<(Member, Registration)>,
         /// The receiver's own checksums can't be believed.
         recompute: bool,
+        /// Every member takes part: a block that is bad in all of them is lost, and stays bad.
+        last_resort: bool,
     },
     /// Log [`crate::Op::Install`], then say [`Event::Logged`] or [`Event::LogRefused`].
     Log {

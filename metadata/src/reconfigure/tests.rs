@@ -350,7 +350,7 @@ fn r4_blocks_that_are_bad_at_the_source_come_from_fenced_unsuspected_members() {
         _ => None,
     });
     assert_eq!(alternates, Some(vec![(m(3), REG)]));
-    let (disk, registration) = (m(4).disk, REG);
+    let (disk, registration) = (m(3).disk, REG);
     run.event(Event::SyncFailed {
         disk,
         registration,
@@ -364,6 +364,43 @@ fn r4_blocks_that_are_bad_at_the_source_come_from_fenced_unsuspected_members() {
             unreadable: true
         }
     );
+}
+
+#[test]
+fn r4_what_is_bad_in_every_member_is_given_up_only_when_every_member_takes_part() {
+    let last_resort = |run: &mut Run| {
+        let orders = run.take();
+        let ordered = orders.iter().filter_map(|o| match o {
+            Order::Synchronize { last_resort, .. } => Some(*last_resort),
+            _ => None,
+        });
+        ordered.collect::<Vec<_>>()
+    };
+    let mut run = Run::new(plan());
+    (1..=3).for_each(|i| run.fenced(i, has(2)));
+    assert_eq!(last_resort(&mut run), [true, true]);
+
+    let mut run = Run::new(plan());
+    run.event(Event::LeaseOver { server: m(3).server });
+    (1..=2).for_each(|i| run.fenced(i, has(2)));
+    assert_eq!(last_resort(&mut run), [false]);
+
+    // one that joins cannot be given what is lost: the members go on without it
+    let mut run = Run::new(Plan {
+        joining: vec![m(4)],
+        ..plan()
+    });
+    run.fenced(4, absent(Version::ZERO));
+    (1..=3).for_each(|i| run.fenced(i, has(2)));
+    run.take();
+    run.event(Event::SyncFailed {
+        disk: m(4).disk,
+        registration: REG,
+        version: V,
+        unreadable: true,
+    });
+    (2..=3).for_each(|i| run.synced(i));
+    assert_eq!(run.log().0, vec![m(1), m(2), m(3)]);
 }
 
 #[test]
