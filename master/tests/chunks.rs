@@ -54,6 +54,72 @@ async fn a_new_chunk_needs_servers_and_says_how_many() {
 }
 
 #[tokio::test]
+async fn the_configured_minimum_is_enough_for_a_new_chunk() {
+    for minimum in 1..=3 {
+        let disk = disk();
+        let config = cairn_master::MasterConfig {
+            min_replicas: minimum,
+            ..config()
+        };
+        let master = start(config, &disk).await;
+        let mut client = Client::connect(&master, 1).await;
+        let mut servers = Vec::new();
+        for n in 1..=minimum {
+            let created = client.create(&format!("before {n}")).await;
+            assert!(created.chunk.is_none(), "{} of {minimum} servers", n - 1);
+            servers.push(Server::register(&master, n.into(), BTreeMap::new()).await);
+        }
+        let chunk = client.create("enough").await.chunk.expect("a grant");
+        assert_eq!(chunk.members.len(), usize::from(minimum));
+        master.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn repairs_keep_to_the_configured_numbers_and_rate() {
+    for (repairs_max, repairs_per_server_max, at_once) in [(16, 4, 3), (2, 4, 2), (16, 1, 1)] {
+        let disk = disk();
+        let config = cairn_master::MasterConfig {
+            repairs_max,
+            repairs_per_server_max,
+            repair_bytes_per_second: 12_345,
+            ..config()
+        };
+        let master = start(config, &disk).await;
+        let mut client = Client::connect(&master, 1).await;
+        let (_, _, mut servers) = written(&master, &mut client).await;
+        for name in ["b", "c"] {
+            let chunk = client.create(name).await.chunk.expect("a grant");
+            for server in &mut servers {
+                server.replicas.extend([installed(&chunk, 77)]);
+            }
+        }
+        let mut fourth = Server::register(&master, 4, BTreeMap::new()).await;
+        fourth.deaf_to = |what| matches!(what, order::What::Join(_));
+        drop(servers.remove(0));
+        let running: Vec<_> = servers.into_iter().map(Server::run).collect();
+        let joins = |server: &Server| -> Vec<u64> {
+            let rates = server.orders.iter().filter_map(|o| match &o.what {
+                Some(order::What::Join(join)) => Some(join.bytes_per_second),
+                _ => None,
+            });
+            rates.collect()
+        };
+        let end = tokio::time::Instant::now() + WAIT;
+        while joins(&fourth).len() < at_once && tokio::time::Instant::now() < end {
+            assert!(fourth.live(Duration::from_millis(50)).await);
+        }
+        // none of them is answered: there is no room for another
+        assert!(fourth.live(Duration::from_millis(300)).await);
+        assert_eq!(joins(&fourth), vec![12_345; at_once], "{repairs_max} {repairs_per_server_max}");
+        for server in running {
+            server.stop().await;
+        }
+        master.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn another_clusters_server_is_refused_with_both_ids() {
     let disk = disk();
     let master = start(config(), &disk).await;
