@@ -215,6 +215,30 @@ async fn sequential_reads_are_fetched_ahead_across_chunks_within_bounds() {
     assert!(reads(&cluster) < 40, "{} requests for 128 reads", reads(&cluster));
 }
 
+#[tokio::test]
+async fn what_was_read_ahead_keeps_to_its_memory() {
+    let cluster = Cluster::start(3).await;
+    let data = pattern(1, 16 * MIB);
+    let ino = file_of(&cluster, &data).await;
+    // and what the first reads had asked for themselves
+    for (memory, bounds) in [(2 * MIB, MIB..4 * MIB), (64 * MIB, 8 * MIB..18 * MIB)] {
+        let client = cluster
+            .client_with(|c| {
+                c.read_ahead_bytes = 16 * MIB;
+                c.read_buffer_bytes = memory;
+            })
+            .await;
+        let file = client.open(ino, OpenMode::READ).await.unwrap();
+        let (before, piece) = (bytes_asked(&cluster), 128 << 10);
+        let mut farthest = 0;
+        for n in 0..(16 * MIB / piece) {
+            file.read_at((n * piece) as u64, piece).await.unwrap();
+            farthest = farthest.max(bytes_asked(&cluster) - before - (n + 1) * piece);
+        }
+        assert!(bounds.contains(&farthest), "{farthest} bytes ahead with {memory} of memory");
+    }
+}
+
 fn bytes_asked(cluster: &Cluster) -> usize {
     cluster
         .servers

@@ -264,6 +264,30 @@ async fn writing_waits_for_the_buffer_and_goes_on() {
     assert!(all_are(&cluster, ino, 0, &data));
 }
 
+#[tokio::test]
+async fn no_more_than_the_window_is_in_flight_to_one_chunk() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster
+        .client_with(|c| {
+            c.write_window_bytes = 3 * MIB;
+            c.server_timeout = Duration::from_secs(8);
+        })
+        .await;
+    let file = create(&client, "a").await;
+    let head = cluster.members(file.inode(), 0)[0].clone();
+    head.state().silent = true;
+    let data = pattern(1, 16 * MIB);
+    write_in_pieces(&file, &data, MIB).await;
+    let taken = || head.state().writes.iter().map(|w| w.3).sum::<usize>();
+    eventually("the window is full", || taken() >= 3 * MIB).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(taken(), 3 * MIB);
+    head.state().silent = false;
+    head.kicked.notify_waiters();
+    file.fsync().await.unwrap();
+    assert!(all_are(&cluster, file.inode(), 0, &data));
+}
+
 /// Many files with a little in each hold the whole buffer: they give way.
 #[tokio::test]
 async fn unsealed_frames_of_other_files_do_not_block_a_writer() {

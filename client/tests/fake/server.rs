@@ -25,6 +25,8 @@ pub struct State {
     pub dead: bool,
     /// Answers nothing, as a stopped process does.
     pub stopped: bool,
+    /// Does what it is asked, and says nothing.
+    pub silent: bool,
     pub read_delay: Duration,
     /// The next requests fail so, unseen.
     pub refuse: VecDeque<ErrorCode>,
@@ -122,6 +124,9 @@ impl Server {
                 }
                 (None, other) => panic!("a client sent {other:?}"),
             };
+            if self.state().silent {
+                continue;
+            }
             if write_frame(&mut stream, answer, &payload).await.is_err() || stream.flush().await.is_err() {
                 return;
             }
