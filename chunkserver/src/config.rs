@@ -44,7 +44,7 @@ impl Default for ChunkserverConfig {
             master: "127.0.0.1:7600".into(),
             label: String::new(),
             reserve_permille: 10,
-            open_files_max: 256,
+            open_files_max: 4096,
             chain_deadline: Duration::from_secs(5),
             sync_deadline: Duration::from_secs(30),
             frame_memory_bytes: 64 << 20,

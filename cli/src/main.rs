@@ -147,11 +147,18 @@ fn run(cli: Cli) -> Result<()> {
             tracing::warn!("environment {name} is no setting of Cairn; `cairn config show` lists them all");
         }
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(worker_threads(&cli.verb))
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new("starting threads", failure::plain(&e)))?;
+    let runtime = match worker_threads(&cli.verb) {
+        // one thread that nobody else hands work to is quicker than a pool of one
+        1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut pool = tokio::runtime::Builder::new_multi_thread();
+            pool.worker_threads(threads);
+            pool
+        }
+    }
+    .enable_all()
+    .build()
+    .map_err(|e| Failure::new("starting threads", failure::plain(&e)))?;
     let result = runtime.block_on(dispatch(cli.verb, &loaded, &mut out));
     let flushed = out.flush().map_err(Failure::from);
     // threads that still wait for the disk or a terminal end with the process

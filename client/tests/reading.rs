@@ -235,7 +235,10 @@ async fn what_was_read_ahead_keeps_to_its_memory() {
             file.read_at((n * piece) as u64, piece).await.unwrap();
             farthest = farthest.max(bytes_asked(&cluster) - before - (n + 1) * piece);
         }
-        assert!(bounds.contains(&farthest), "{farthest} bytes ahead with {memory} of memory");
+        assert!(
+            bounds.contains(&farthest),
+            "{farthest} bytes ahead with {memory} of memory"
+        );
     }
 }
 

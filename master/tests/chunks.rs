@@ -111,7 +111,11 @@ async fn repairs_keep_to_the_configured_numbers_and_rate() {
         }
         // none of them is answered: there is no room for another
         assert!(fourth.live(Duration::from_millis(300)).await);
-        assert_eq!(joins(&fourth), vec![12_345; at_once], "{repairs_max} {repairs_per_server_max}");
+        assert_eq!(
+            joins(&fourth),
+            vec![12_345; at_once],
+            "{repairs_max} {repairs_per_server_max}"
+        );
         for server in running {
             server.stop().await;
         }

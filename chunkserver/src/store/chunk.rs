@@ -23,11 +23,28 @@ use bytes::Bytes;
 use cairn_io::Boot;
 use cairn_types::layout::{BLOCK_SIZE_BYTES, BLOCKS_PER_CHUNK, CHUNK_SIZE_BYTES, block_pieces};
 use cairn_types::{ChunkHandle, DiskId, Version};
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
+
+/// Up to here blocks are read into memory of the thread when only a part of them is wanted: fresh memory costs more than
+/// the read.
+const SCRATCH_BYTES: usize = 2 * BLOCK_SIZE_BYTES as usize;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whole blocks `first..after` of a chunk of `length` bytes, and their stored checksums.
+struct Blocks<'a> {
+    first: u32,
+    after: u32,
+    length: u64,
+    stored: &'a [u32],
+}
 
 /// The state and version that an operation asks of a replica; it is compared under the chunk's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -435,18 +452,59 @@ impl Chunk {
         // whole blocks are read, so that those at the edges can be checked
         let start = u64::from(first) * BLOCK_SIZE_BYTES;
         let stop = length.min(u64::from(after) * BLOCK_SIZE_BYTES);
-        let mut data = vec![0; (stop - start) as usize];
-        if let Err(e) = file.read_data(&mut data, start) {
-            let (_, unreadable) = file.hash_blocks(first, after - first, length, &mut data);
+        let blocks = Blocks {
+            first,
+            after,
+            length,
+            stored,
+        };
+        let (len, wanted) = (
+            (stop - start) as usize,
+            (offset - start) as usize..(end - start) as usize,
+        );
+        if len > SCRATCH_BYTES || 2 * wanted.len() > len {
+            let mut data = vec![0; len];
+            let crcs = self.read_blocks(&file, &blocks, &mut data, offset..end, verify)?;
+            let data = Bytes::from(data).slice(wanted);
+            return Ok(Pieces { data, crcs, length });
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(SCRATCH_BYTES, 0);
+            let data = &mut scratch[..len];
+            let crcs = self.read_blocks(&file, &blocks, data, offset..end, verify)?;
+            let data = Bytes::copy_from_slice(&data[wanted]);
+            Ok(Pieces { data, crcs, length })
+        })
+    }
+
+    /// Reads the whole blocks into `data`, checks those of which only a part is in `wanted` (all, with `verify`), and
+    /// gives the checksums of the pieces of `wanted`.
+    fn read_blocks(
+        &self,
+        file: &ChunkFile,
+        blocks: &Blocks<'_>,
+        data: &mut [u8],
+        wanted: Range<u64>,
+        verify: bool,
+    ) -> Result<Vec<u32>> {
+        let &Blocks {
+            first,
+            after,
+            length,
+            stored,
+        } = blocks;
+        let start = u64::from(first) * BLOCK_SIZE_BYTES;
+        if let Err(e) = file.read_data(data, start) {
+            let (_, unreadable) = file.hash_blocks(first, after - first, length, data);
             tracing::error!(chunk = %self.handle(), disk = %self.disk_id(), error = %e, blocks = ?unreadable, "cannot be read");
             return Err(self.corrupt(Damage::of_blocks(unreadable)));
         }
         let partial = |block: u32| {
             let from = u64::from(block) * BLOCK_SIZE_BYTES;
-            from < offset || from + block_len(block, length) > end
+            from < wanted.start || from + block_len(block, length) > wanted.end
         };
         let bad: Vec<u32> = if verify {
-            mismatches(&data, first, length, stored)
+            mismatches(data, first, length, stored)
         } else {
             let mut edges = vec![first];
             edges.extend((after - 1 > first).then_some(after - 1));
@@ -460,18 +518,16 @@ impl Chunk {
         if !bad.is_empty() {
             return Err(self.corrupt(Damage::of_blocks(bad)));
         }
-        let data = Bytes::from(data).slice((offset - start) as usize..(end - start) as usize);
-        let crcs = block_pieces(offset, end - offset)
-            .map(|(piece_at, piece_len)| {
-                let block = (piece_at / BLOCK_SIZE_BYTES) as u32;
-                if !partial(block) {
-                    return stored[(block - first) as usize];
-                }
-                let from = (piece_at - offset) as usize;
-                crc::crc(&data[from..from + piece_len as usize])
-            })
-            .collect();
-        Ok(Pieces { data, crcs, length })
+        let pieces = block_pieces(wanted.start, wanted.end - wanted.start);
+        let crcs = pieces.map(|(piece_at, piece_len)| {
+            let block = (piece_at / BLOCK_SIZE_BYTES) as u32;
+            if !partial(block) {
+                return stored[(block - first) as usize];
+            }
+            let from = (piece_at - start) as usize;
+            crc::crc(&data[from..from + piece_len as usize])
+        });
+        Ok(crcs.collect())
     }
 
     /// Returns when all that was written before the call is on stable storage.

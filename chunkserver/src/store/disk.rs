@@ -9,7 +9,7 @@ use super::journal::{self, DIRTY_FILE, DirtyLog};
 use super::recover::{self, io_error, is_read_only};
 use super::stamp::{self, Identity, Stamp};
 use super::{Result, locked};
-use cairn_io::{Clock, Disk, DiskFile, Space};
+use cairn_io::{Boot, Clock, Disk, DiskFile, Space};
 use cairn_types::{ChunkHandle, DiskId, Version};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,9 @@ use uuid::Uuid;
 
 /// Chunks of which it is remembered that a fence found no replica; see [`DiskStore::absent_at`].
 const ABSENT_REMEMBERED_MAX: usize = 65_536;
+/// With so much left a disk does not fill up within [`SPACE_AGE_MAX`].
+const MUCH_ROOM_BYTES: u64 = 8 << 30;
+const SPACE_AGE_MAX: Duration = Duration::from_millis(200);
 /// Chunks that one round of background work marks clean.
 const MARKS_PER_ROUND_MAX: usize = 128;
 
@@ -84,6 +87,8 @@ pub(super) struct Inner {
     _lock: Box<dyn Send + Sync>,
     chunks: RwLock<BTreeMap<ChunkHandle, Arc<Slot>>>,
     floor: Mutex<Floor>,
+    /// Bytes that new chunks may take, and when that was so.
+    room: Mutex<Option<(u64, Boot)>>,
     /// See [`DiskStore::absent_at`].
     absent: Mutex<BTreeMap<ChunkHandle, Version>>,
     index: Box<dyn Index>,
@@ -239,6 +244,7 @@ impl DiskStore {
             _lock: lock,
             chunks: RwLock::new(chunks),
             floor: Mutex::new(floor),
+            room: Mutex::default(),
             absent: Mutex::default(),
             index,
             index_stale: Mutex::new(index_stale),
@@ -281,6 +287,21 @@ impl DiskStore {
             available_bytes: space.available_bytes.saturating_sub(reserve),
             ..space
         })
+    }
+
+    /// Nothing but the reserve is left. While there is much room the disk is asked a few times a second only.
+    fn is_full(&self) -> Result<bool> {
+        let now = self.0.clock.now();
+        let known = *locked(&self.0.room);
+        let available = match known {
+            Some((bytes, at)) if bytes >= MUCH_ROOM_BYTES && now.since(at) < SPACE_AGE_MAX => bytes,
+            _ => {
+                let bytes = self.space()?.available_bytes;
+                *locked(&self.0.room) = Some((bytes, now));
+                bytes
+            }
+        };
+        Ok(available == 0)
     }
 
     pub fn chunk_count(&self) -> usize {
@@ -327,7 +348,7 @@ impl DiskStore {
     pub fn create(&self, handle: ChunkHandle, version: Version, state: State, meta: &ChunkMeta) -> Result<Chunk> {
         let inner = &self.0;
         inner.writable()?;
-        if self.space()?.available_bytes == 0 {
+        if self.is_full()? {
             return Err(StoreError::NoSpace { disk: self.id() });
         }
         let status = Status {

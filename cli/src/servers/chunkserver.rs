@@ -35,8 +35,33 @@ pub fn health_beside(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(listen.ip(), port)
 }
 
+/// What each of so many disks may have open: this process may run several chunkservers (`cairn up`), and has sockets.
+fn open_files_of(disks: usize) -> usize {
+    let limit = raise_open_files().map_or(usize::MAX, |limit| limit as usize);
+    (limit / 8 / disks.max(1)).max(16)
+}
+
+/// Raises the number of files that this process may have open as far as it is allowed to. What it is then; none: there
+/// is no limit.
+fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(e) => {
+            tracing::warn!(limit = ?limit.current, "the limit of open files cannot be raised: {e}");
+            limit.current
+        }
+    }
+}
+
 /// Starts a chunkserver; it listens when this returns, and registers at the master meanwhile.
-pub async fn start(config: ChunkserverConfig, directories: &[PathBuf], setting: &str) -> Result<Chunkserver> {
+pub async fn start(mut config: ChunkserverConfig, directories: &[PathBuf], setting: &str) -> Result<Chunkserver> {
+    config.open_files_max = config.open_files_max.min(open_files_of(directories.len()));
     let (listen, health) = (config.listen, config.health_listen);
     settings::warn_if_reachable("the chunkserver", listen);
     let mut disks = vec![];
