@@ -3,6 +3,7 @@
 //! A connection is two tasks: one reads requests and starts them, one sends the answers as they become ready, in
 //! order. What a peer can hold is bounded: connections, requests without an answer, time from a frame's first byte to
 //! its last, and bytes of frames, which are only read once there is room for them.
+use crate::append::Appending;
 use crate::limits::{
     ANSWER_BATCH_BYTES, ANSWER_WAIT_MAX, CONNECTION_IDLE_MAX, CONNECTION_REQUESTS_MAX, CONNECTIONS_MAX, FRAME_WAIT_MAX,
     HELLO_WAIT_MAX,
@@ -13,8 +14,10 @@ use crate::shared::{Answer, Core, acknowledged};
 use bytes::{Buf, Bytes, BytesMut};
 use cairn_io::{BoxStream, Listener};
 use cairn_proto::PROTOCOL;
-use cairn_proto::data::{Hello, Welcome, frame_header::Body};
+use cairn_proto::data::{Append, Hello, Welcome, frame_header::Body};
 use cairn_proto::frame::{FrameError, PREFIX_BYTES, Prefix, decode_header, encode_head, read_frame};
+use cairn_proto::record::HEADER_BYTES;
+use cairn_types::limits::RECORD_BYTES_MAX;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -60,6 +63,7 @@ type Finished = (Result<Answer, Refusal>, Option<OwnedSemaphorePermit>);
 enum Waiting {
     Ready(Box<Body>),
     Done(oneshot::Receiver<Outcome>),
+    Appending(Appending),
     Task(JoinHandle<Option<Finished>>),
 }
 
@@ -171,6 +175,13 @@ async fn take_requests<R: AsyncRead + Unpin>(
                     Err(e) => Waiting::Ready(Box::new(Body::Failed(e.to_failed()))),
                 }
             }
+            Body::Append(header) => {
+                let (record, room) = read_record(core, reader, &header, payload_len).await?;
+                match core.append(header, record, room).await {
+                    Ok(appending) => Waiting::Appending(appending),
+                    Err(e) => Waiting::Ready(Box::new(Body::Failed(e.to_failed()))),
+                }
+            }
             _ if payload_len > 0 => {
                 return Err(FrameError::Io(io::Error::other(
                     "a payload that no request of its kind has",
@@ -232,13 +243,54 @@ fn exactly(read: io::Result<usize>) -> Result<(), FrameError> {
 
 async fn read_payload(reader: &mut (impl AsyncRead + Unpin), len: usize) -> Result<Bytes, FrameError> {
     let mut bytes = BytesMut::with_capacity(len);
+    read_into(reader, &mut bytes, len).await?;
+    Ok(bytes.freeze())
+}
+
+/// Reads `len` bytes behind those that are there.
+async fn read_into(reader: &mut (impl AsyncRead + Unpin), bytes: &mut BytesMut, len: usize) -> Result<(), FrameError> {
+    let end = bytes.len() + len;
     let mut rest = reader.take(len as u64);
-    while bytes.len() < len {
-        if rest.read_buf(&mut bytes).await? == 0 {
+    while bytes.len() < end {
+        if rest.read_buf(bytes).await? == 0 {
             return Err(FrameError::Truncated);
         }
     }
-    Ok(bytes.freeze())
+    Ok(())
+}
+
+/// A record from all its frames, behind room for its header; there is memory for all of it before any is taken.
+async fn read_record<R: AsyncRead + Unpin>(
+    core: &Core,
+    reader: &mut BufReader<R>,
+    header: &Append,
+    mut payload_len: usize,
+) -> Result<(BytesMut, Option<OwnedSemaphorePermit>), FrameError> {
+    let wrong = |what| Err(FrameError::Io(io::Error::other(what)));
+    let length = header.length as usize;
+    if length > RECORD_BYTES_MAX {
+        return wrong("a record that is too long");
+    }
+    let end = HEADER_BYTES + length;
+    // a record may be longer than all the memory that is configured: then it has it alone
+    let room = end.min(core.config.frame_memory_bytes) as u32;
+    let room = core.write_room[0].clone().acquire_many_owned(room).await.ok();
+    let mut record = BytesMut::with_capacity(end);
+    record.resize(HEADER_BYTES, 0);
+    loop {
+        if payload_len > end - record.len() {
+            return wrong("more bytes than the record has");
+        }
+        in_time(FRAME_WAIT_MAX, read_into(reader, &mut record, payload_len)).await?;
+        if record.len() == end {
+            return Ok((record, room));
+        }
+        let (body, len) = in_time(FRAME_WAIT_MAX, read_head(reader)).await?;
+        if !matches!(body, Body::AppendMore(_)) || len == 0 {
+            return wrong("a record without its end");
+        }
+        payload_len = len;
+    }
 }
 
 /// Sends the answers in order, several in one write while they are small and more are ready.
@@ -272,6 +324,13 @@ async fn send_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
                     }
                 };
                 (outcome.map(|serial| (acknowledged(serial), Bytes::new())), None)
+            }
+            Waiting::Appending(appending) => {
+                if !flush(&mut writer, &mut out).await {
+                    return;
+                }
+                let appended = appending.outcome().await;
+                (appended.map(|appended| (Body::Appended(appended), Bytes::new())), None)
             }
             Waiting::Task(task) => {
                 if !task.is_finished() && !flush(&mut writer, &mut out).await {

@@ -1,5 +1,6 @@
 //! The chunkserver: chunks on local disks, the data plane that writes, reads and replicates them, and the conversation
 //! with the master (docs/protocol.md).
+mod append;
 mod config;
 mod control;
 mod copy;

@@ -24,6 +24,9 @@ pub const CHAIN_PLACES: usize = GOAL_MAX as usize;
 /// Sessions whose last sequence a chunk remembers; with more, the one longest silent is forgotten.
 pub const REMEMBERED_SESSIONS_MAX: usize = 1024;
 
+/// Read at a time where a chunk is searched for its records.
+pub const APPEND_SCAN_BYTES: u64 = 1 << 20;
+
 /// Reads and writes of the store that are at most so long are done in the task that wants them where they are seen not
 /// to wait for the disk; longer ones take a while even then.
 pub const BRIEF_BYTES_MAX: u32 = 128 << 10;

@@ -45,6 +45,9 @@ pub enum Refusal {
     /// A registration that is not the one in force (protocol R7).
     #[error("the order is of an earlier registration")]
     OldRegistration,
+    /// To its last byte, without the record that was to be appended.
+    #[error("the chunk is full: the record goes to the next one")]
+    ChunkFull,
     /// What downstream said, as it said it.
     #[error("{}", .0.error.as_ref().map_or("downstream gave no reason", |e| &e.message))]
     Passed(Box<data::Failed>),
@@ -68,6 +71,7 @@ impl Refusal {
             Self::Unavailable(_) => ErrorCode::ErrorUnavailable,
             Self::GrantRefused(_) => ErrorCode::ErrorGrantRefused,
             Self::WrongCluster { .. } => ErrorCode::ErrorWrongCluster,
+            Self::ChunkFull => ErrorCode::ErrorChunkFull,
             Self::Passed(failed) => failed.error.as_ref().map_or(ErrorCode::ErrorUnspecified, |e| e.code()),
         }
     }

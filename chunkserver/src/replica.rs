@@ -6,6 +6,10 @@
 //! that failed, by a downstream that does not answer. Serials count from 1 in that time. Three marks go up:
 //! `done <= applied <= accepted` and `done <= downstream <= accepted`, where `done = min(applied, downstream)` is what
 //! upstream has been told. Everything above `done` is in `pending`, so that downstream can be told again.
+mod append;
+
+pub use append::{Claim, Records, Wanted};
+
 use crate::limits::REMEMBERED_SESSIONS_MAX;
 use crate::refusal::Refusal;
 use crate::store::Chunk;
@@ -83,6 +87,10 @@ struct Chain<P> {
     done: u64,
     /// Of serials `done + 1 ..= accepted`.
     pending: VecDeque<Pending>,
+    /// The chunk's length once all that is accepted is applied.
+    end: u64,
+    /// Of the head alone.
+    records: Records,
     closed: Option<Refusal>,
     applying: bool,
     linking: bool,
@@ -135,6 +143,8 @@ pub struct Replica<P = Place> {
     state: Mutex<State<P>>,
     /// Orders on this replica, creation and deletion take turns.
     pub turn: tokio::sync::Mutex<()>,
+    /// Records are given their places one at a time.
+    pub appending: tokio::sync::Mutex<()>,
     /// New frames for downstream, or the chain was closed.
     link: Notify,
     /// The apply task has nothing more to do.
@@ -158,6 +168,7 @@ impl<P: Clone> Replica<P> {
                 remembered: Remembered::default(),
             }),
             turn: tokio::sync::Mutex::new(()),
+            appending: tokio::sync::Mutex::new(()),
             link: Notify::new(),
             idle: Notify::new(),
         }
@@ -167,8 +178,8 @@ impl<P: Clone> Replica<P> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Becomes writable (R5, R10): serials start. The one before must have drained.
-    pub fn open(&self, place: P, version: Version, head: bool, tail: bool) {
+    /// Becomes writable (R5, R10) with a chunk of `length` bytes: serials start. The one before must have drained.
+    pub fn open(&self, place: P, version: Version, head: bool, tail: bool, length: u64) {
         let mut state = self.lock();
         debug_assert!(state.chain.as_ref().is_none_or(|c| !c.applying));
         state.term += 1;
@@ -182,6 +193,8 @@ impl<P: Clone> Replica<P> {
             downstream: 0,
             done: 0,
             pending: VecDeque::new(),
+            end: length,
+            records: Records::of_chunk(length),
             closed: None,
             applying: false,
             linking: false,
@@ -244,7 +257,8 @@ impl<P: Clone> Replica<P> {
         } = &mut *guard;
         let (chain, term) = (open_at(chain, version)?, *term);
         let sequence = Sequence(header.sequence);
-        if sequence.0 == 0 {
+        // a record, or padding, has a serial alone
+        if chain.head && sequence.0 == 0 {
             return Err(Refusal::Invalid("sequences count from 1".into()));
         }
         let (sender, answer) = oneshot::channel();
@@ -259,7 +273,7 @@ impl<P: Clone> Replica<P> {
                 return Err(Refusal::Invalid("a serial for the head, which draws them".into()));
             }
             let unapplied = chain.pending.iter().skip((chain.applied - chain.done) as usize);
-            let waiting = unapplied.rev().find(|p| p.session == session);
+            let waiting = unapplied.rev().find(|p| p.session == session && p.header.sequence > 0);
             let last = match waiting {
                 Some(p) => Some(Sequence(p.header.sequence)),
                 None => remembered.last(session),
@@ -292,26 +306,28 @@ impl<P: Clone> Replica<P> {
                 return Err(Refusal::OutOfOrder { last: chain.accepted });
             }
         }
-        if chain.downstream == chain.accepted {
-            chain.owed_since = now;
-        }
-        chain.accepted += 1;
-        if chain.tail {
-            chain.downstream = chain.accepted;
-        }
-        chain.pending.push_back(Pending {
-            session,
-            header,
-            payload,
-            _room: room,
-            waiters: vec![sender],
-        });
+        chain.push(
+            Pending {
+                session,
+                header,
+                payload,
+                _room: room,
+                waiters: vec![sender],
+            },
+            now,
+        );
+        let (start_apply, start_link) = self.set_going(chain);
+        Ok(accepted(start_apply, start_link))
+    }
+
+    /// Which tasks the caller has to start after something was accepted.
+    fn set_going(&self, chain: &mut Chain<P>) -> (bool, bool) {
         let start_apply = !std::mem::replace(&mut chain.applying, true);
         let start_link = !chain.tail && !std::mem::replace(&mut chain.linking, true);
         if !chain.tail {
             self.link.notify_waiters();
         }
-        Ok(accepted(start_apply, start_link))
+        (start_apply, start_link)
     }
 
     /// Resolves when all that is accepted now is done here and below.
@@ -356,7 +372,9 @@ impl<P: Clone> Replica<P> {
         let State { chain, remembered, .. } = &mut *guard;
         let Some(chain) = chain else { return };
         if let Some(p) = chain.pending.get((chain.applied - chain.done) as usize) {
-            remembered.note(p.session, Sequence(p.header.sequence));
+            if p.header.sequence > 0 {
+                remembered.note(p.session, Sequence(p.header.sequence));
+            }
             chain.applied += 1;
             chain.settle();
         }
@@ -506,6 +524,20 @@ fn open_at<P>(chain: &mut Option<Chain<P>>, version: Version) -> Result<&mut Cha
 }
 
 impl<P> Chain<P> {
+    /// The next serial is this mutation's.
+    fn push(&mut self, pending: Pending, now: Boot) {
+        if self.downstream == self.accepted {
+            self.owed_since = now;
+        }
+        self.accepted += 1;
+        if self.tail {
+            self.downstream = self.accepted;
+        }
+        let end = pending.header.offset + pending.payload.len() as u64;
+        self.end = self.end.max(end);
+        self.pending.push_back(pending);
+    }
+
     /// Answers `waiter` once `serial` is done.
     fn wait(&mut self, serial: Serial, waiter: oneshot::Sender<Outcome>) {
         if serial.0 <= self.done {
@@ -559,7 +591,7 @@ mod tests {
             handle: ChunkHandle(1),
         };
         let replica = Replica::new(key);
-        replica.open((), V, head, tail);
+        replica.open((), V, head, tail, 0);
         replica
     }
 
@@ -715,7 +747,7 @@ mod tests {
         apply(&head, 1);
         assert!(head.next_to_apply().is_none());
         head.close(None, Refusal::Fenced);
-        head.open((), V, true, false);
+        head.open((), V, true, false, 0);
         assert_eq!(head.serial(), Serial(0));
         let mut next = accept(&head, 1, 2, 0).unwrap();
         apply(&head, 1);

@@ -208,7 +208,7 @@ impl Core {
     /// Why it was not taken.
     pub async fn write(
         self: &Arc<Self>,
-        mut header: Write,
+        header: Write,
         payload: Bytes,
         room: Option<tokio::sync::OwnedSemaphorePermit>,
     ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
@@ -219,13 +219,7 @@ impl Core {
         if header.serial == 0 {
             self.mandate.may_write(header.epoch)?;
         }
-        let grant = header.grant.take();
-        let replica = match (self.known_replica(key).filter(|r| r.place().is_some()), &grant) {
-            (Some(replica), _) => replica,
-            (None, Some(grant)) => self.create(key, version, grant).await?,
-            (None, None) => return Err(self.why_not_writable(key, version)),
-        };
-        header.grant = grant;
+        let replica = self.writable(key, version, header.grant.as_ref()).await?;
         let mutation = Mutation {
             session,
             version,
@@ -233,19 +227,33 @@ impl Core {
             payload,
             room,
         };
-        let Accepted {
-            answer,
-            term,
-            start_apply,
-            start_link,
-        } = replica.accept(mutation, self.env.clock.now())?;
-        if start_apply {
+        let accepted = replica.accept(mutation, self.env.clock.now())?;
+        Ok(self.set_going(replica, accepted))
+    }
+
+    /// The replica that is or was writable in this process; a grant creates it.
+    pub async fn writable(
+        self: &Arc<Self>,
+        key: Key,
+        version: Version,
+        grant: Option<&Grant>,
+    ) -> Result<Arc<Replica>, Refusal> {
+        match (self.known_replica(key).filter(|r| r.place().is_some()), grant) {
+            (Some(replica), _) => Ok(replica),
+            (None, Some(grant)) => self.create(key, version, grant).await,
+            (None, None) => Err(self.why_not_writable(key, version)),
+        }
+    }
+
+    /// Starts the tasks that see to what was accepted.
+    pub fn set_going(self: &Arc<Self>, replica: Arc<Replica>, accepted: Accepted) -> oneshot::Receiver<Outcome> {
+        if accepted.start_apply {
             self.spawn(apply(self.clone(), replica.clone()));
         }
-        if start_link {
-            self.spawn(link::run(self.clone(), replica, term));
+        if accepted.start_link {
+            self.spawn(link::run(self.clone(), replica, accepted.term));
         }
-        Ok(answer)
+        accepted.answer
     }
 
     /// Creates a replica on a grant (R10), or finds the one that this grant has created.
@@ -551,8 +559,8 @@ fn apply_some(core: &Core, replica: &Replica, mut budget_bytes: usize) -> Left {
 /// Starts a replica's serials in its place of the chain.
 pub fn open(replica: &Replica, place: Place) {
     let (version, head) = (place.version, place.position == 0);
-    let tail = place.next().is_none();
-    replica.open(place, version, head, tail);
+    let (tail, length) = (place.next().is_none(), place.chunk.info().length);
+    replica.open(place, version, head, tail, length);
 }
 
 pub fn position(members: &[Member], disk: &[u8]) -> Option<usize> {

@@ -206,6 +206,25 @@ Examples:
   cairn tail /log
   cairn tail -n 100 -f /log")]
     Tail(Tail),
+    /// Append records to a file of records, each exactly once and whole, beside any number of others who do
+    #[command(after_help = "\
+Examples:
+  cairn append /events < event.json         standard input is one record, of at most 16 MiB
+  tail -f app.log | cairn append --lines /log     a record a line
+  seq 5 | cairn append --lines -v /log      tells each record's offset
+
+The file is created if it is missing. The cluster chooses where each record goes; `cairn records` reads them. When this
+returns, every replica has the records on stable storage.")]
+    Append(Append),
+    /// List the records of a file, or print them
+    #[command(after_help = "\
+Examples:
+  cairn records /log
+  cairn records --data /log                 each record and a line feed
+  cairn records --data --from 4194304 -n 10 /log
+  cairn records -o all.bin /log             their bytes, one after the other, to a local file
+  cairn records --json /log | jq '.records | length'")]
+    Records(Records),
     /// Find files by name, kind, size and age
     #[command(after_help = "\
 Examples:
@@ -606,6 +625,43 @@ pub struct Tail {
     /// Go on as the file grows, until Ctrl-C
     #[arg(short, long)]
     pub follow: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Append {
+    #[arg(value_name = "PATH")]
+    pub path: OsString,
+    /// Each line of standard input is a record, without its line feed
+    #[arg(short, long)]
+    pub lines: bool,
+    /// Print the offset of each record
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub client: Flags<ClientSection>,
+}
+
+#[derive(Args, Debug)]
+pub struct Records {
+    #[arg(value_name = "PATH")]
+    pub path: OsString,
+    /// Print the records themselves, each with a line feed
+    #[arg(short, long, conflicts_with = "json")]
+    pub data: bool,
+    /// Write the bytes of the records to this local file
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["json", "data"])]
+    pub output: Option<PathBuf>,
+    /// Those that begin at this offset or behind it
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub from: u64,
+    /// No more than so many
+    #[arg(short = 'n', long, value_name = "N")]
+    pub count: Option<u64>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub client: Flags<ClientSection>,
 }
 
 #[derive(Args, Debug)]

@@ -11,6 +11,7 @@ use cairn_proto::session::{Close, GetAttr, PathOf, answer, call::Request};
 use cairn_types::{ChunkHandle, Inode, Version};
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     /// Bytes that may be written and not acknowledged, and read ahead and not asked for.
     pub write_buffer: Arc<Semaphore>,
     pub read_buffer: Arc<Semaphore>,
+    /// Of the last record that was appended: no two of this session have the same.
+    records: AtomicU64,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
     /// A node's own lock is taken before this one, never behind it.
@@ -74,6 +77,7 @@ impl Core {
             config,
             env,
             session,
+            records: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             state: Mutex::default(),
@@ -216,6 +220,11 @@ impl Core {
 
     pub fn mark_dirty(&self, ino: Inode) {
         self.state().dirty.insert(ino);
+    }
+
+    /// A number for a record, higher than any before.
+    pub fn next_record(&self) -> u64 {
+        self.records.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub fn remember_sequence(&self, handle: ChunkHandle, last: u64) {

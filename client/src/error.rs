@@ -1,6 +1,7 @@
 //! Everything that can go wrong, by cause. A sentence for people names the server or file, the cause and the next
 //! step; a program decides on the case or on [`Error::errno`].
 use cairn_proto::common::ErrorCode;
+use cairn_types::limits::RECORD_BYTES_MAX;
 use cairn_types::{ChunkHandle, ClusterId, Version};
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub mod errno {
     pub const EFBIG: i32 = 27;
     pub const ENOSPC: i32 = 28;
     pub const ENAMETOOLONG: i32 = 36;
+    pub const EMSGSIZE: i32 = 90;
     pub const ECANCELED: i32 = 125;
 }
 
@@ -99,6 +101,11 @@ pub enum Error {
         within: Duration,
         cause: String,
     },
+    /// A record was sent and not acknowledged within the timeout: it may be in the file, or come there yet, once.
+    #[error("appending a record to {path} failed: {cause}; whether the file has it is not known")]
+    MaybeAppended { path: String, cause: String },
+    #[error("a record of {0} bytes: at most {RECORD_BYTES_MAX} fit")]
+    RecordTooLong(usize),
     /// No replica could give the bytes.
     #[error(
         "no replica of chunk {handle} of {path} could be read at offset {offset} of the file: {causes}; see `cairn fsck`"
@@ -147,6 +154,7 @@ impl Error {
             | Error::WrongCluster { .. }
             | Error::SessionEnded { .. }
             | Error::WriteFailed { .. }
+            | Error::MaybeAppended { .. }
             | Error::Unreadable { .. }
             | Error::LostUnsynced { .. }
             | Error::ShutDown => errno::EIO,
@@ -168,10 +176,12 @@ impl Error {
                 | ErrorCode::ErrorUnavailable
                 | ErrorCode::ErrorGrantRefused
                 | ErrorCode::ErrorSessionEnded
-                | ErrorCode::ErrorWrongCluster => errno::EIO,
+                | ErrorCode::ErrorWrongCluster
+                | ErrorCode::ErrorChunkFull => errno::EIO,
             },
             Error::NoSpace { .. } => errno::ENOSPC,
             Error::TooBig(_) => errno::EFBIG,
+            Error::RecordTooLong(_) => errno::EMSGSIZE,
             Error::BadMode(_) => errno::EBADF,
             Error::Invalid(_) => errno::EINVAL,
         }

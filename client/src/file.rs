@@ -2,7 +2,7 @@
 use crate::ahead::ReadAhead;
 use crate::client::Handle;
 use crate::node::Node;
-use crate::{Attr, Error, OpenMode, Result};
+use crate::{Attr, Error, OpenMode, RecordReader, Result};
 use bytes::Bytes;
 use cairn_types::Inode;
 use cairn_types::layout::{CHUNK_SIZE_BYTES, FILE_SIZE_BYTES_MAX, chunk_count, chunk_index, chunk_ranges};
@@ -88,6 +88,22 @@ impl File {
         let offset = self.0.handle.core.end_of_file(&self.0.node).await?;
         self.0.handle.core.write(&self.0.node, offset, data).await?;
         Ok(offset)
+    }
+
+    /// Record append (promise 5): the record goes to the file's end exactly once, whole in one chunk, at an offset that
+    /// the cluster chooses and that comes back when every replica has it. Records of one client lie in the order of these
+    /// calls; many may be under way at a time, from this client and others. [`File::records`] reads them.
+    ///
+    /// # Errors
+    /// `RecordTooLong`; `MaybeAppended` when it may be there although this failed; what kept it from being sent.
+    pub async fn append_record(&self, data: Bytes) -> Result<u64> {
+        self.writable()?;
+        self.0.handle.core.append_record(&self.0.node, data).await
+    }
+
+    /// The records that begin at `offset` or behind it.
+    pub fn records(&self, offset: u64) -> RecordReader {
+        RecordReader::new(self.clone(), offset)
     }
 
     /// All writes are acknowledged by every replica and the length is committed: what close(2) promises.

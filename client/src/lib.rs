@@ -16,6 +16,7 @@ mod file;
 mod limits;
 mod node;
 mod read;
+mod records;
 mod session;
 mod types;
 mod write;
@@ -25,6 +26,7 @@ pub use client::Client;
 pub use config::ClientConfig;
 pub use error::{Error, Result, Server, errno};
 pub use file::File;
+pub use records::{Record, RecordReader};
 pub use session::Invalidation;
 pub use types::{
     Attr, Create, DirectoryEntry, DirectoryPage, FileKind, Invalidated, Location, Make, Member, OpenMode, RenameFlags,

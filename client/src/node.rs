@@ -3,7 +3,7 @@
 //! One mutex holds it all, taken for moments and never across an await: attributes as the master last gave them, where
 //! the chunks are, what was written here and is not yet acknowledged, synced or committed (`write`), and the error that
 //! a lost write left behind.
-use crate::write::Chunk;
+use crate::write::{Appends, Chunk};
 use crate::{Attr, Error, Invalidated, Location, Result};
 use bytes::Bytes;
 use cairn_types::Inode;
@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub acked_end: u64,
     pub slots: BTreeMap<u32, Slot>,
     pub chunks: BTreeMap<u32, Chunk>,
+    /// Records on their way.
+    pub appends: Appends,
     /// Opens that have ended may have written any chunk without syncing it.
     pub owes_all: bool,
     /// A write was lost: every following write, fsync and close gets this (promise 6).
@@ -68,6 +70,7 @@ impl Node {
             acked_end: 0,
             slots: BTreeMap::new(),
             chunks: BTreeMap::new(),
+            appends: Appends::default(),
             owes_all: false,
             error: None,
             epoch: 0,

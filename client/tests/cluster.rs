@@ -13,10 +13,12 @@ use cairn_io::{Disk, Env, RealDisk};
 use cairn_master::{Master, MasterConfig};
 use cairn_types::Inode;
 use cairn_types::layout::CHUNK_SIZE_BYTES;
+use futures::StreamExt;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
@@ -416,5 +418,112 @@ async fn a_file_is_written_on_after_its_servers_have_restarted() {
     file.fsync().await.unwrap();
     assert!(read_all(&file).await == data);
     assert_replicas(&client, file.inode(), &data, 3).await;
+    cluster.stop().await;
+}
+
+/// A record that says whose it is, so that a reader can tell what it has found.
+fn record(client: usize, n: usize) -> Bytes {
+    let len = [0, 100, 70_000, 700_000, 1_500_000, 20_000, 1_000_000][(client + n) % 7];
+    let mut data = format!("{client} {n} ").into_bytes();
+    data.extend_from_slice(&pattern((client * 1000 + n) as u64, len));
+    data.into()
+}
+
+async fn all_records(file: &File) -> Vec<(u64, Bytes)> {
+    let mut reader = file.records(0);
+    let mut found = vec![];
+    while let Some(record) = reader.next().await.unwrap() {
+        let last = record.offset + cairn_proto::record::stored_bytes(record.data.len()) - 1;
+        assert_eq!(record.offset / CHUNK_SIZE_BYTES, last / CHUNK_SIZE_BYTES, "split");
+        found.push((record.offset, record.data));
+    }
+    found
+}
+
+/// Several in flight from each client, over the ends of chunks and the deaths of chunkservers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promise_5_records_of_many_clients_are_there_once_and_whole() {
+    const CLIENTS: usize = 4;
+    const RECORDS: usize = 60;
+    let mut cluster = Cluster::start(6).await;
+    let first = cluster.client().await;
+    let ino = create(&first, "records").await.inode();
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut clients = vec![];
+    for n in 0..CLIENTS {
+        let (client, done) = (cluster.client().await, done.clone());
+        clients.push(tokio::spawn(async move {
+            let file = client.open(ino, OpenMode::READ_WRITE).await.unwrap();
+            let appends = (0..RECORDS).map(|i| {
+                let (file, done) = (file.clone(), done.clone());
+                async move {
+                    let data = record(n, i);
+                    let offset = file.append_record(data.clone()).await.unwrap();
+                    done.fetch_add(1, Ordering::Relaxed);
+                    (offset, data)
+                }
+            });
+            let appended: Vec<(u64, Bytes)> = futures::stream::iter(appends).buffered(5).collect().await;
+            // those of one client lie in its order
+            assert!(appended.is_sorted_by(|a, b| a.0 < b.0), "client {n}");
+            file.close().await.unwrap();
+            appended
+        }));
+    }
+    // each time the head of the chunk that is appended to
+    for part in 1..=3 {
+        while done.load(Ordering::Relaxed) < CLIENTS * RECORDS * part / 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let chunks = first.locations(ino, 0, 2).await.unwrap();
+        let head = &chunks.last().unwrap().members[0].address;
+        let found = cluster.servers.iter().position(|s| s.as_ref().is_some_and(|s| s.address() == head));
+        // no goodbye: its connections break
+        drop(cluster.servers[found.unwrap()].take());
+    }
+    let mut appended = vec![];
+    for client in clients {
+        appended.extend(client.await.unwrap());
+    }
+    appended.sort();
+    let file = first.open(ino, OpenMode::READ).await.unwrap();
+    let found = all_records(&file).await;
+    let offsets = |all: &[(u64, Bytes)]| all.iter().map(|(offset, _)| *offset).collect::<Vec<_>>();
+    assert_eq!(offsets(&found), offsets(&appended));
+    assert!(found == appended);
+    assert!(found.last().unwrap().0 > CHUNK_SIZE_BYTES, "one chunk held all");
+    cluster.stop().await;
+}
+
+/// A reader follows a file by its position; what another appended is there within a second without anybody's close.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_are_seen_by_readers_that_follow() {
+    let cluster = Cluster::start(3).await;
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    let file = create(&writer, "log").await;
+    let follower = reader.open(file.inode(), OpenMode::READ).await.unwrap();
+    let mut position = 0;
+    for n in 0..5 {
+        let data = Bytes::from(format!("line {n}"));
+        let offset = file.append_record(data.clone()).await.unwrap();
+        let found = async {
+            loop {
+                let mut records = follower.records(position);
+                if let Some(record) = records.next().await.unwrap() {
+                    position = records.position();
+                    return record;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(10), found).await.unwrap();
+        assert_eq!((found.offset, found.data), (offset, data));
+    }
+    let error = file.append_record(vec![0; (16 << 20) + 1].into()).await.unwrap_err();
+    assert_eq!(error.errno(), cairn_client::errno::EMSGSIZE);
+    // a truncated file is appended to at its new end
+    file.truncate(0).await.unwrap();
+    assert_eq!(file.append_record(Bytes::from_static(b"anew")).await.unwrap(), 0);
+    assert_eq!(all_records(&file).await, [(0, Bytes::from_static(b"anew"))]);
     cluster.stop().await;
 }

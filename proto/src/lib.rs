@@ -1,7 +1,8 @@
 //! The contract between clients, master and chunkservers: generated messages and services (`proto/cairn/*.proto`),
-//! the data plane's frame codec, and the way between wire and typed ids.
+//! the data plane's frame codec, the bytes of records, and the way between wire and typed ids.
 mod convert;
 pub mod frame;
+pub mod record;
 
 pub use convert::{Malformed, required};
 

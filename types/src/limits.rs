@@ -3,6 +3,10 @@ use crate::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 
 /// Payload of one data-plane frame.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// One record of a file of records, without its header: a quarter of a chunk, so that padding costs little.
+pub const RECORD_BYTES_MAX: usize = CHUNK_SIZE_BYTES as usize / 4;
+/// Records of one session on their way to one chunk, of which its head remembers where they are.
+pub const RECORDS_IN_FLIGHT_MAX: usize = 64;
 /// Encoded header of one data-plane frame: a table of 1,024 checksums and some ids fit.
 pub const FRAME_HEADER_BYTES_MAX: usize = 64 << 10;
 /// A message of the control plane, either way.

@@ -10,7 +10,7 @@ use cairn_proto::chunkserver::order::What;
 use cairn_proto::chunkserver::order_done::Result as Done;
 use cairn_proto::chunkserver::*;
 use cairn_proto::common::{self, ErrorCode, Member};
-use cairn_proto::data::{self, Grant, Hello, Read, Sync, Write, frame_header::Body};
+use cairn_proto::data::{self, Append, AppendMore, Grant, Hello, Read, Sync, Write, frame_header::Body};
 use cairn_proto::frame::{Frame, checksums, read_frame, write_frame};
 use cairn_types::{ChunkHandle, ClusterId, DiskId, Registration, ServerId, SessionId, Version};
 use std::collections::BTreeMap;
@@ -626,6 +626,57 @@ impl Wire {
     ) -> Result<u64, data::Failed> {
         self.start_write(member, version, offset, data).await;
         self.acknowledged().await
+    }
+
+    pub fn append_body(&self, member: &Member, version: Version, number: u64, data: &[u8]) -> Append {
+        Append {
+            handle: HANDLE.0,
+            version: Some(version.into()),
+            session: Bytes::copy_from_slice(self.session.as_bytes()),
+            number,
+            previous: 0,
+            length: data.len() as u32,
+            checksum: crc32fast::hash(data),
+            from: 0,
+            grant: self.grant.clone(),
+            disk: member.disk.clone(),
+            epoch: self.epoch,
+        }
+    }
+
+    /// Sends a record in as many frames as it takes, and does not wait.
+    pub async fn start_append(&mut self, append: Append, data: &[u8]) {
+        let mut body = Body::Append(append);
+        let mut frames = data.chunks(1 << 20);
+        loop {
+            let next = frames.next().unwrap_or_default();
+            self.send(body, next).await;
+            body = Body::AppendMore(AppendMore {});
+            if frames.len() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Where the record is.
+    pub async fn appended(&mut self) -> Result<u64, data::Failed> {
+        match self.receive().await.expect("closed").body {
+            Body::Appended(appended) => Ok(appended.offset),
+            Body::Failed(f) => Err(f),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn append(
+        &mut self,
+        member: &Member,
+        version: Version,
+        number: u64,
+        data: &[u8],
+    ) -> Result<u64, data::Failed> {
+        let append = self.append_body(member, version, number, data);
+        self.start_append(append, data).await;
+        self.appended().await
     }
 
     pub async fn sync(&mut self, member: &Member, version: Version) -> Result<u64, data::Failed> {

@@ -7,6 +7,7 @@ pub mod fsck;
 pub mod goal;
 pub mod list;
 pub mod names;
+pub mod records;
 pub mod space;
 pub mod trash;
 

@@ -21,8 +21,8 @@ pub(crate) struct Connection {
 }
 
 struct Request {
-    body: Body,
-    payload: Bytes,
+    /// One after the other, with one answer to all.
+    frames: Vec<(Body, Bytes)>,
     answer: oneshot::Sender<Frame>,
 }
 
@@ -94,9 +94,14 @@ impl Connection {
 
     /// Puts a request behind those before it.
     pub async fn start(&self, body: Body, payload: Bytes) -> Result<Answer, Trouble> {
+        self.start_all(vec![(body, payload)]).await
+    }
+
+    /// A request that takes several frames.
+    pub async fn start_all(&self, frames: Vec<(Body, Bytes)>) -> Result<Answer, Trouble> {
         let (answer, frame) = oneshot::channel();
         self.life.in_flight.fetch_add(1, Ordering::Relaxed);
-        let request = Request { body, payload, answer };
+        let request = Request { frames, answer };
         self.requests.send(request).await.map_err(|_| self.life.lost())?;
         Ok(Answer {
             frame,
@@ -183,7 +188,9 @@ async fn send(
             break;
         }
         let written = async {
-            write_frame(&mut stream, request.body, &request.payload).await?;
+            for (body, payload) in request.frames {
+                write_frame(&mut stream, body, &payload).await?;
+            }
             if queue.is_empty() { stream.flush().await } else { Ok(()) }
         };
         if let Err(e) = written.await {

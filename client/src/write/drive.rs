@@ -172,12 +172,7 @@ impl Core {
         let (sequence, offset, payload, granted) = (frame.sequence, frame.offset, frame.payload.clone(), *granted);
         // checksums take their time
         drop(state);
-        let grant = granted.then(|| data::Grant {
-            members: location.members.iter().map(Into::into).collect(),
-            inode: location.inode.0,
-            index: location.index,
-            name: name.slice(..name.len().min(cairn_types::limits::NAME_BYTES_MAX)),
-        });
+        let grant = granted.then(|| super::grant_of(location, &name));
         let write = data::Write {
             handle: location.handle.0,
             version: Some(location.version.into()),

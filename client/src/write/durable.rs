@@ -174,7 +174,7 @@ impl Core {
             .get(&head.address)
             .await
             .map_err(|e| Setback::at(&location, e, true))?;
-        let covers = node.state().chunks.get(&index).map(|c| c.acked);
+        let covers = node.state().chunks.get(&index).map(|c| c.done());
         let sync = data::Sync {
             handle: location.handle.0,
             version: Some(location.version.into()),
@@ -198,14 +198,14 @@ impl Core {
             && chunk.handle == handle
         {
             // what was acknowledged since was so at this version or a later one
-            chunk.unsynced_since = (Some(chunk.acked) != covers).then_some(location.version);
+            chunk.unsynced_since = (Some(chunk.done()) != covers).then_some(location.version);
         }
         Ok(())
     }
 
     /// What is acknowledged becomes the file's: its length, and that it was written. With nothing to say, says nothing.
     pub async fn commit(self: &Arc<Self>, node: &Arc<Node>) -> Result<()> {
-        if !node.state().chunks.values().any(|c| c.acked > c.committed) {
+        if !node.state().chunks.values().any(|c| c.done() > c.committed) {
             return Ok(());
         }
         let _one = node.committing.lock().await;
@@ -216,7 +216,7 @@ impl Core {
     pub async fn commit_locked(self: &Arc<Self>, node: &Arc<Node>) -> Result<()> {
         let deadline = Instant::now() + self.config.timeout;
         // what is acknowledged from here on is another commit's
-        let targets: Vec<(u32, u64)> = node.state().chunks.iter().map(|(index, c)| (*index, c.acked)).collect();
+        let targets: Vec<(u32, u64)> = node.state().chunks.iter().map(|(index, c)| (*index, c.done())).collect();
         loop {
             let Some(plan) = node.state().commit_plan(&targets) else {
                 return Ok(());
@@ -280,7 +280,7 @@ impl Core {
             if location.as_ref().map(|l| l.handle) != written_to {
                 state.slots.remove(index);
                 if let Some(chunk) = state.chunks.get_mut(index) {
-                    chunk.committed = chunk.acked;
+                    chunk.committed = chunk.done();
                     chunk.unsynced_since = None;
                 }
             }
@@ -298,7 +298,7 @@ struct CommitPlan {
     /// 0: no length to commit.
     size: u64,
     chunks: Vec<WrittenChunk>,
-    /// (chunk, its last frame that this commit covers).
+    /// (chunk, how many of its frames and records this commit covers).
     covers: Vec<(u32, u64)>,
     generation: u64,
 }
@@ -310,7 +310,7 @@ impl State {
         if !targets.iter().any(open) {
             return None;
         }
-        let dirty = self.chunks.iter().filter(|(_, c)| c.acked > c.committed);
+        let dirty = self.chunks.iter().filter(|(_, c)| c.done() > c.committed);
         let dirty: Vec<_> = dirty.take(COMMIT_CHUNKS_MAX).collect();
         if dirty.is_empty() {
             return None;
@@ -336,15 +336,15 @@ impl State {
         Some(CommitPlan {
             size: if size > self.attr.size { size } else { 0 },
             chunks: dirty.iter().map(written).collect(),
-            covers: dirty.iter().map(|(index, chunk)| (**index, chunk.acked)).collect(),
+            covers: dirty.iter().map(|(index, chunk)| (**index, chunk.done())).collect(),
             generation: self.attr.generation,
         })
     }
 
     fn committed(&mut self, covers: &[(u32, u64)], size: u64, attr: Option<Attr>) {
-        for (index, acked) in covers {
+        for (index, done) in covers {
             if let Some(chunk) = self.chunks.get_mut(index) {
-                chunk.committed = chunk.committed.max(*acked);
+                chunk.committed = chunk.committed.max(*done);
             }
         }
         match attr {

@@ -10,17 +10,21 @@
 //! Frames of a chunk are numbered here from 1 for as long as the chunk is known (`sealed`, `acked`, ...); on the wire
 //! they carry the sequence of (session, chunk), which goes on from open to open (protocol R9). After a failure what is
 //! unacknowledged is sent again in order, with the same sequences, before anything new (R12, `recover`).
+mod append;
 mod drive;
 mod durable;
 mod locate;
 mod recover;
 
+pub(crate) use append::Appends;
+
 use crate::core::Core;
 use crate::node::Node;
-use crate::{Error, Result};
+use crate::{Error, Location, Result};
 use bytes::{Bytes, BytesMut};
 use cairn_types::layout::{CHUNK_SIZE_BYTES, FILE_SIZE_BYTES_MAX, chunk_ranges};
-use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
+use cairn_proto::data::Grant;
+use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX};
 use cairn_types::{ChunkHandle, Version};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,7 +35,7 @@ const FRAME_BYTES: u64 = FRAME_PAYLOAD_BYTES_MAX as u64;
 
 /// What was written to one chunk and is not yet out of our hands.
 ///
-/// Invariant: committed <= acked <= sealed; the queue holds the frames (acked, sealed].
+/// Invariant: committed <= acked + appended, acked <= sealed; the queue holds the frames (acked, sealed].
 #[derive(Default)]
 pub(crate) struct Chunk {
     /// Whose sequences `next_sequence` counts.
@@ -43,6 +47,9 @@ pub(crate) struct Chunk {
     queue: VecDeque<Frame>,
     sealed: u64,
     acked: u64,
+    /// Records that every replica has.
+    appended: u64,
+    /// Of frames and records together.
     committed: u64,
     /// The oldest version under which there are acknowledged bytes that no sync has covered.
     unsynced_since: Option<Version>,
@@ -90,7 +97,12 @@ impl Chunk {
 
     /// Nothing buffered, unacknowledged or uncommitted.
     pub fn is_clean(&self) -> bool {
-        self.open.is_none() && self.acked == self.sealed && self.committed == self.acked
+        self.open.is_none() && self.acked == self.sealed && self.committed == self.done()
+    }
+
+    /// Frames and records that every replica has.
+    fn done(&self) -> u64 {
+        self.acked + self.appended
     }
 
     /// What is not acknowledged is given up.
@@ -98,7 +110,7 @@ impl Chunk {
         self.open = None;
         self.queue.clear();
         self.acked = self.sealed;
-        self.committed = self.sealed;
+        self.committed = self.done();
         self.unsynced_since = None;
         self.work.notify_one();
     }
@@ -214,6 +226,16 @@ impl Chunk {
                 self.next_sequence += 1;
             }
         }
+    }
+}
+
+/// What the first frames to a chunk bring to its servers (protocol R10).
+fn grant_of(location: &Location, name: &Bytes) -> Grant {
+    Grant {
+        members: location.members.iter().map(Into::into).collect(),
+        inode: location.inode.0,
+        index: location.index,
+        name: name.slice(..name.len().min(NAME_BYTES_MAX)),
     }
 }
 

@@ -109,6 +109,8 @@ fn remedy(trouble: &Trouble, fresh: bool, patience: u32) -> Remedy {
             | ErrorCode::ErrorGrantRefused
             | ErrorCode::ErrorNoServers
             | ErrorCode::ErrorSessionEnded => Remedy::Complain,
+            // a record's own affair (`append`), and no answer to anything else
+            ErrorCode::ErrorChunkFull => Remedy::Final,
             ErrorCode::ErrorInvalid | ErrorCode::ErrorWrongCluster => Remedy::Final,
         },
     }
@@ -248,7 +250,7 @@ impl Core {
                 path: node.label(),
                 message: message.clone(),
             }),
-            ErrorCode::ErrorInvalid | ErrorCode::ErrorWrongCluster => Err(error),
+            ErrorCode::ErrorInvalid | ErrorCode::ErrorWrongCluster | ErrorCode::ErrorChunkFull => Err(error),
             ErrorCode::ErrorStaleVersion | ErrorCode::ErrorNoReplica => {
                 // the complaint or location was overtaken by another
                 node.state().slots.remove(&index);
