@@ -163,7 +163,10 @@ fn mutations(append: &Append, offset: u64, bytes: Bytes) -> Vec<(Write, Bytes)> 
         };
         (write, payload)
     };
-    (0..bytes.len()).step_by(FRAME_PAYLOAD_BYTES_MAX).map(mutation).collect()
+    (0..bytes.len())
+        .step_by(FRAME_PAYLOAD_BYTES_MAX)
+        .map(mutation)
+        .collect()
 }
 
 const _: () = assert!(APPEND_SCAN_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));

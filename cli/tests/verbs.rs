@@ -679,3 +679,51 @@ fn up_with_one_server_wants_one_copy_and_says_so() {
     assert_eq!(status["default_goal"], 1);
     assert!(c.ok(&["fsck", "/"]).contains("1 file, 1 chunk, 1 replica"));
 }
+
+#[test]
+fn append_and_records_have_records_by_lines_by_whole_inputs_and_at_offsets() {
+    let c = Cluster::start();
+    let lines = c.ok_bytes(&["append", "--lines", "-v", "/log"], b"one\n\nthree");
+    assert_eq!(String::from_utf8(lines).unwrap(), "0\n56\n104\n");
+    let big = bytes(3 << 20, 5);
+    assert_eq!(c.ok_bytes(&["append", "/log"], &big), b"");
+    assert_eq!(c.ok(&["records", "--data", "-n", "3", "/log"]), "one\n\nthree\n");
+    let listed = c.json(&["records", "--json", "/log"])["records"].clone();
+    let lengths: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["length"].as_u64().unwrap())
+        .collect();
+    assert_eq!(lengths, [3, 0, 5, big.len() as u64]);
+    assert_eq!(listed[2]["offset"], 104);
+    // the lines were one command's session, numbered in its order
+    assert_eq!((&listed[0]["number"], &listed[2]["number"]), (&1.into(), &3.into()));
+    assert_eq!(listed[0]["session"], listed[2]["session"]);
+    c.ok(&["records", "-o", "out", "--from", "105", "/log"]);
+    assert!(std::fs::read(c.path("out")).unwrap() == big);
+    let table = c.ok(&["records", "/log"]);
+    assert!(table.starts_with("OFFSET") && table.lines().count() == 5, "{table}");
+    // a file of something else has none
+    c.put("/plain", "hello");
+    assert_eq!(c.ok(&["records", "--data", "/plain"]), "");
+    assert!(
+        c.fails(&["records", "/nowhere"])
+            .contains("/nowhere: no such file or directory")
+    );
+    let too_long = c.output(&["append", "/log"], &vec![0; (16 << 20) + 1]);
+    let said = String::from_utf8(too_long.stderr).unwrap();
+    assert_eq!(too_long.status.code(), Some(1));
+    assert!(
+        said.contains("standard input is longer than a record may be (16 MiB)")
+            || said.contains("standard input: is longer than a record may be (16 MiB)"),
+        "{said}"
+    );
+    assert_eq!(
+        c.json(&["records", "--json", "/log"])["records"]
+            .as_array()
+            .unwrap()
+            .len(),
+        4
+    );
+}

@@ -477,7 +477,10 @@ async fn promise_5_records_of_many_clients_are_there_once_and_whole() {
         }
         let chunks = first.locations(ino, 0, 2).await.unwrap();
         let head = &chunks.last().unwrap().members[0].address;
-        let found = cluster.servers.iter().position(|s| s.as_ref().is_some_and(|s| s.address() == head));
+        let found = cluster
+            .servers
+            .iter()
+            .position(|s| s.as_ref().is_some_and(|s| s.address() == head));
         // no goodbye: its connections break
         drop(cluster.servers[found.unwrap()].take());
     }

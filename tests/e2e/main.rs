@@ -7,6 +7,7 @@
     clippy::disallowed_types,
     reason = "tests live in the real world"
 )]
+mod append;
 mod copy;
 mod corruption;
 mod failures;

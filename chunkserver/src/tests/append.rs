@@ -136,7 +136,12 @@ async fn sent_again_after_a_restart(synced: bool, power: bool) {
     let mut wire = cluster.connect(0, session(1)).await;
     assert_eq!(wire.append(&members[0], v(11), 2, b"second").await, Ok(offset));
     let third = wire.append(&members[0], v(11), 3, b"third").await.unwrap();
-    let expected: [(u64, u64, &[u8]); 4] = [(0, 1, b"first"), (56, 2, b"second"), (112, 9, b"other"), (third, 3, b"third")];
+    let expected: [(u64, u64, &[u8]); 4] = [
+        (0, 1, b"first"),
+        (56, 2, b"second"),
+        (112, 9, b"other"),
+        (third, 3, b"third"),
+    ];
     assert_records(&cluster, v(11), &expected).await;
 }
 
@@ -203,7 +208,9 @@ async fn r9_a_chunk_without_room_is_filled_to_its_end_and_takes_no_record_any_mo
     let members = cluster.members();
     let mut wire = cluster.connect(0, session(1)).await.with_grant(&members);
     let near_the_end = CHUNK_SIZE_BYTES - 200;
-    let offset = append_from(&mut wire, &members[0], 1, near_the_end, b"fits").await.unwrap();
+    let offset = append_from(&mut wire, &members[0], 1, near_the_end, b"fits")
+        .await
+        .unwrap();
     assert_eq!(offset, near_the_end);
     let full = Err(ErrorCode::ErrorChunkFull);
     assert_eq!(append_from(&mut wire, &members[0], 2, 0, &[7; 200]).await, full);

@@ -171,7 +171,14 @@ pub async fn records(remote: &Remote, options: &Records, mut out: Out<'_>) -> Re
         let path = path.to_string();
         json(&mut out, &JsonRecords { path, records: listed })?;
     } else if !options.data {
-        let row = |r: &JsonRecord| vec![r.offset.to_string(), r.length.to_string(), r.session.clone(), r.number.to_string()];
+        let row = |r: &JsonRecord| {
+            vec![
+                r.offset.to_string(),
+                r.length.to_string(),
+                r.session.clone(),
+                r.number.to_string(),
+            ]
+        };
         let rows: Vec<_> = listed.iter().map(row).collect();
         table(&mut out, &["OFFSET", "BYTES", "SESSION", "NUMBER"], &[0, 1, 3], &rows)?;
     }

@@ -216,7 +216,12 @@ impl Core {
     pub async fn commit_locked(self: &Arc<Self>, node: &Arc<Node>) -> Result<()> {
         let deadline = Instant::now() + self.config.timeout;
         // what is acknowledged from here on is another commit's
-        let targets: Vec<(u32, u64)> = node.state().chunks.iter().map(|(index, c)| (*index, c.done())).collect();
+        let targets: Vec<(u32, u64)> = node
+            .state()
+            .chunks
+            .iter()
+            .map(|(index, c)| (*index, c.done()))
+            .collect();
         loop {
             let Some(plan) = node.state().commit_plan(&targets) else {
                 return Ok(());

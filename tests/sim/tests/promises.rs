@@ -6,7 +6,11 @@ use cairn_client::{Admin, FileKind, Make, RenameFlags, errno};
 use cairn_sim::single::{LENGTH, create, expect, filled, open, unlink, write};
 use cairn_sim::{Cluster, Files, run};
 use cairn_types::Inode;
+use cairn_types::layout::CHUNK_SIZE_BYTES;
 use rand::Rng;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Longer than a client's timeout.
@@ -216,6 +220,180 @@ fn promise_4_replicas_are_identical_after_half_done_writes() {
         cluster
             .world
             .run("read back", SOON, |env| async move { files.check(env).await })
+    });
+}
+
+/// What became of one record, by its appender's word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    /// Acknowledged, and synced since.
+    Synced(u64),
+    /// Acknowledged.
+    Appended(u64),
+    /// It may be there, or come there yet.
+    Perhaps,
+}
+
+/// The records of all appenders, by what they hold.
+type Records = Rc<RefCell<BTreeMap<Bytes, Told>>>;
+
+const APPENDERS: usize = 3;
+const ROUNDS: usize = 25;
+
+/// Appends a few records at a time, and syncs them.
+async fn append(env: cairn_io::Env, who: usize, records: Records) -> Result<()> {
+    let client = Cluster::client(&env).await?;
+    let mut file = create(&client).await?;
+    let mut rng = env.rng.fork();
+    for round in 0..ROUNDS {
+        let batch: Vec<Bytes> = (0..4)
+            .map(|n| {
+                let mut data = format!("{who} {round} {n} ").into_bytes();
+                let long = round == 7 && n == 0;
+                data.resize(
+                    data.len() + rng.random_range(0..if long { 3_000_000 } else { 20_000 }),
+                    n as u8,
+                );
+                Bytes::from(data)
+            })
+            .collect();
+        let appended = futures::future::join_all(batch.iter().map(|data| file.append_record(data.clone()))).await;
+        for (data, result) in batch.iter().zip(&appended) {
+            let told = match result {
+                Ok(offset) => Told::Appended(*offset),
+                Err(_) => Told::Perhaps,
+            };
+            records.borrow_mut().insert(data.clone(), told);
+        }
+        if file.fsync().await.is_err() {
+            // a failure is told to every later call on the open file: open it again, and go on
+            let _told = file.close().await;
+            file = create(&client).await?;
+            continue;
+        }
+        for data in &batch {
+            if let Some(told) = records.borrow_mut().get_mut(data)
+                && let Told::Appended(offset) = *told
+            {
+                *told = Told::Synced(offset);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// All records of the file are right, and none is there twice.
+async fn check_records(env: cairn_io::Env, records: Records, power_was_lost: bool) -> Result<()> {
+    let client = Cluster::client(&env).await?;
+    let file = open(&client).await?;
+    let mut reader = file.records(0);
+    let mut found = BTreeMap::new();
+    while let Some(record) = reader.next().await? {
+        let told = records.borrow().get(&record.data).copied();
+        let offset = record.offset;
+        let first = String::from_utf8_lossy(&record.data[..record.data.len().min(10)]).into_owned();
+        ensure!(told.is_some(), "a record at {offset} that nobody appended: {first:?}");
+        let before = found.insert(record.data, offset);
+        ensure!(before.is_none(), "{first:?} is at {before:?} and at {offset}");
+        match told {
+            Some(Told::Synced(at) | Told::Appended(at)) => {
+                ensure!(at == offset, "{first:?}: told {at}, found at {offset}")
+            }
+            _ => {}
+        }
+    }
+    for (data, told) in records.borrow().iter() {
+        let must = match told {
+            Told::Synced(_) => true,
+            Told::Appended(_) => !power_was_lost,
+            Told::Perhaps => false,
+        };
+        let first = String::from_utf8_lossy(&data[..data.len().min(10)]);
+        ensure!(
+            !must || found.contains_key(data),
+            "{first:?} was acknowledged ({told:?}) and is not there"
+        );
+    }
+    ensure!(!found.is_empty(), "no record at all");
+    Ok(client.shutdown().await?)
+}
+
+/// Several append to one file, whose first chunk is soon full, while servers die, lose power and are cut off.
+#[test]
+fn promise_5_every_record_is_there_once_and_where_its_appender_was_told() {
+    // what was not synced may go with the power of all, and its writer is told
+    let allowed = ["bytes that were written and not synced were lost when chunkservers lost power"];
+    run(0..12, &allowed, |seed| {
+        let power = seed % 3 == 2;
+        let mut cluster = Cluster::start(seed, 4)?;
+        cluster.world.run("create", SOON, |env| async move {
+            let client = Cluster::client(&env).await?;
+            let file = create(&client).await?;
+            file.truncate(CHUNK_SIZE_BYTES - 400_000).await?;
+            file.close().await?;
+            Ok(client.shutdown().await?)
+        })?;
+        let records = Records::default();
+        let appenders: Vec<_> = (0..APPENDERS)
+            .map(|who| {
+                let records = records.clone();
+                cluster.world.spawn(move |env| append(env, who, records))
+            })
+            .collect();
+        for _ in 0..4 {
+            let pause = Duration::from_millis(cluster.world.rng.random_range(20..600));
+            cluster.world.run_for(pause)?;
+            let victim = format!("cs{}", cluster.world.rng.random_range(0..4));
+            let lasts = Duration::from_millis(cluster.world.rng.random_range(10..2_500));
+            match (power, cluster.world.rng.random_range(0..3)) {
+                (_, 0) => {
+                    cluster.world.partition(&victim, "master");
+                    cluster.world.run_for(lasts)?;
+                    cluster.world.repair(&victim, "master");
+                }
+                (true, 1) => {
+                    // all at once: only the bytes on the disks remember
+                    for name in cluster.servers.clone() {
+                        cluster.world.power_loss(&name);
+                    }
+                    cluster.world.run_for(lasts)?;
+                    for name in cluster.servers.clone() {
+                        cluster.world.start(&name);
+                    }
+                }
+                (false, 1) => {
+                    for name in cluster.servers.clone() {
+                        cluster.world.kill(&name);
+                        cluster.world.start(&name);
+                    }
+                }
+                _ => {
+                    cluster.world.kill(&victim);
+                    cluster.world.run_for(lasts)?;
+                    cluster.world.start(&victim);
+                }
+            }
+        }
+        for appender in appenders {
+            cluster.world.finish("an appender", SOON * 4, appender)?;
+        }
+        cluster.wait_servers(4, SOON)?;
+        cluster.wait_healthy(SOON)?;
+        let all = records.clone();
+        cluster
+            .world
+            .run("read back", SOON, move |env| check_records(env, all, power))?;
+        let told = records.borrow();
+        let synced = told.values().filter(|told| matches!(told, Told::Synced(_))).count();
+        ensure!(
+            synced > APPENDERS * ROUNDS,
+            "only {synced} of {} were synced",
+            told.len()
+        );
+        let beyond = |told: &&Told| matches!(told, Told::Synced(at) if *at >= CHUNK_SIZE_BYTES);
+        ensure!(told.values().any(|told| beyond(&told)), "all lie in one chunk");
+        Ok(())
     });
 }
 
