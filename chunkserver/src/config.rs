@@ -1,4 +1,5 @@
 //! Settings of a chunkserver. Files, environment and flags are the command's affair; here they are typed already.
+use crate::limits::CHAIN_PLACES;
 use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,8 +26,8 @@ pub struct ChunkserverConfig {
     pub chain_deadline: Duration,
     /// The same for a sync, which waits for disks.
     pub sync_deadline: Duration,
-    /// Bytes of frames in flight that each place of a chain may hold: head, second, third, ... So this many times
-    /// the usual number of replicas is the memory that writes may take; reads may take as much again.
+    /// Bytes of all frames in flight, in five equal parts: answers to reads; writes for which this server is the head, the
+    /// second, the third of the chain; and all that are further down. A place never waits for one above it.
     pub frame_memory_bytes: usize,
     /// The idle scrub reads at most this many bytes a second; 0: no idle scrub. A scrub that was asked for knows no
     /// limit.
@@ -47,17 +48,36 @@ impl Default for ChunkserverConfig {
             open_files_max: 4096,
             chain_deadline: Duration::from_secs(5),
             sync_deadline: Duration::from_secs(30),
-            frame_memory_bytes: 64 << 20,
+            frame_memory_bytes: 160 << 20,
             scrub_bytes_per_second: 8 << 20,
             shutdown_deadline: Duration::from_secs(10),
         }
     }
 }
 
-/// Smallest `frame_memory_bytes`: two of the largest frames.
-pub(crate) const FRAME_MEMORY_BYTES_MIN: usize = 2 * FRAME_PAYLOAD_BYTES_MAX;
+/// Places of a chain that have a part of the memory for frames to themselves.
+const PLACES_APART: usize = 3;
+/// With the answers to reads, and the places further down.
+const FRAME_MEMORY_PARTS: usize = PLACES_APART + 2;
+/// Smallest `frame_memory_bytes`: two of the largest frames for each place.
+pub(crate) const FRAME_MEMORY_BYTES_MIN: usize =
+    2 * FRAME_PAYLOAD_BYTES_MAX * (CHAIN_PLACES - PLACES_APART) * FRAME_MEMORY_PARTS;
 
 impl ChunkserverConfig {
+    /// Of the memory for frames, what answers to reads may take.
+    pub(crate) fn read_room_bytes(&self) -> usize {
+        self.frame_memory_bytes / FRAME_MEMORY_PARTS
+    }
+
+    /// Of the memory for frames, what writes may take for which this server is at `place` of the chain, from 0.
+    pub(crate) fn write_room_bytes(&self, place: usize) -> usize {
+        let part = self.frame_memory_bytes / FRAME_MEMORY_PARTS;
+        match place < PLACES_APART {
+            true => part,
+            false => part / (CHAIN_PLACES - PLACES_APART),
+        }
+    }
+
     /// # Errors
     /// Which setting is wrong, and why.
     pub(crate) fn check(&self) -> Result<(), String> {

@@ -273,7 +273,7 @@ async fn read_record<R: AsyncRead + Unpin>(
     }
     let end = HEADER_BYTES + length;
     // a record may be longer than all the memory that is configured: then it has it alone
-    let room = end.min(core.config.frame_memory_bytes) as u32;
+    let room = end.min(core.config.write_room_bytes(0)) as u32;
     let room = core.write_room[0].clone().acquire_many_owned(room).await.ok();
     let mut record = BytesMut::with_capacity(end);
     record.resize(HEADER_BYTES, 0);

@@ -74,10 +74,10 @@ impl Core {
         store: Store,
         cluster: Option<ClusterId>,
     ) -> Self {
-        let room = || Arc::new(Semaphore::new(config.frame_memory_bytes));
+        let room = |bytes| Arc::new(Semaphore::new(bytes));
         Self {
-            write_room: std::array::from_fn(|_| room()),
-            read_room: room(),
+            write_room: std::array::from_fn(|place| room(config.write_room_bytes(place))),
+            read_room: room(config.read_room_bytes()),
             habits: Habits::default(),
             peers: Peers::new(env.clone(), server),
             cluster: cluster.map_or_else(OnceLock::new, OnceLock::from),

@@ -137,7 +137,7 @@ async fn requests_that_make_no_sense_are_refused_one_by_one() {
 async fn frames_in_flight_stay_within_their_memory() {
     let (master, address) = FakeMaster::start().await;
     let mut node = Node::new(1, &address);
-    node.config.frame_memory_bytes = 2 << 20;
+    node.config.frame_memory_bytes = crate::config::FRAME_MEMORY_BYTES_MIN;
     node.start().await;
     let cluster = Cluster {
         master,
@@ -148,10 +148,10 @@ async fn frames_in_flight_stay_within_their_memory() {
     let mut wire = cluster.connect(0, session(1)).await.with_grant(&members);
     let (reader, writer) = (&mut wire.reader, &mut wire.writer);
     let _ = (reader, writer);
-    for i in 0..16u64 {
+    for i in 0..60u64 {
         wire.start_write(&members[0], v(10), i << 20, &bytes(i, 1 << 20)).await;
     }
-    for serial in 1..=16 {
+    for serial in 1..=60 {
         assert_eq!(wire.acknowledged().await, Ok(serial));
     }
 }

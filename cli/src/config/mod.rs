@@ -174,8 +174,8 @@ settings! {
         chain_deadline ("chain-deadline"): Span = "5s",
         /// The same for an fsync, which waits for disks.
         sync_deadline ("sync-deadline"): Span = "30s",
-        /// Memory for writes in flight, each place of a chain.
-        frame_memory ("frame-memory"): Size = "64MiB",
+        /// Memory for frames in flight: a fifth for answers to reads, the rest for writes, by their place in the chain.
+        frame_memory ("frame-memory"): Size = "160MiB",
         /// What the idle scrub reads a second; 0: no idle scrub.
         scrub_rate ("scrub-rate"): Size = "8MiB",
         /// How long shutdown waits for what is in flight.
