@@ -5,6 +5,7 @@ use bytes::Bytes;
 use cairn_client::{Attr, FileKind, Invalidation, OpenMode, RenameFlags, SetAttr, XattrFlags};
 use cairn_types::Inode;
 use std::future::Future;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Who asks. Supplementary groups are not known: permissions were judged by the kernel.
@@ -29,6 +30,14 @@ pub struct DirectoryItem {
     /// Where a listing goes on behind this name.
     pub offset: u64,
     pub attr: Attr,
+}
+
+/// Some names of a directory, in order.
+#[derive(Debug, Clone)]
+pub struct DirectoryListing {
+    pub items: Vec<DirectoryItem>,
+    /// There are no more behind them.
+    pub end: bool,
 }
 
 /// What df shows. Bytes are of files, not of their copies.
@@ -60,11 +69,20 @@ pub trait FileSystem: Send + Sync + 'static {
     fn setattr(&self, caller: Caller, ino: Inode, change: SetAttr) -> impl Future<Output = Result<Attr>> + Send {
         absent()
     }
+    /// What `name` leads to (`None`: nothing) without asking anybody, if that is known, and how long ago it was proved.
+    fn known_name(&self, parent: Inode, name: &[u8]) -> Option<(Option<Attr>, Duration)> {
+        None
+    }
+    fn known_attr(&self, ino: Inode) -> Option<(Attr, Duration)> {
+        None
+    }
+
     /// The kernel has dropped the inode and its pages.
     fn forget(&self, ino: Inode) {}
 
-    /// At least one item, if there is one after `offset` (0: from the start, `.` and `..` first).
-    fn readdir(&self, ino: Inode, offset: u64, limit: u32) -> impl Future<Output = Result<Vec<DirectoryItem>>> + Send {
+    /// At least one item, if there is one after `offset` (0: from the start, `.` and `..` first). `plain`: of the
+    /// attributes only inode and kind are wanted.
+    fn readdir(&self, ino: Inode, offset: u64, plain: bool) -> impl Future<Output = Result<DirectoryListing>> + Send {
         absent()
     }
     /// A directory, regular file or special file; `mode` is what the umask has left.

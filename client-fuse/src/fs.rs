@@ -7,7 +7,7 @@
 //! * whether it may carry setuid or setgid bits: the kernel leaves it to us to take them from a file that somebody
 //!   without privilege writes to, and says so with each write; only for these few does it cost a call.
 use crate::error::{Error, Result};
-use crate::filesystem::{Caller, DirectoryItem, FileSystem, Opened, Statistics};
+use crate::filesystem::{Caller, DirectoryItem, DirectoryListing, FileSystem, Opened, Statistics};
 use crate::known::{KNOWN_MAX, KnownInodes};
 use bytes::{Bytes, BytesMut};
 use cairn_client::{
@@ -17,6 +17,7 @@ use cairn_types::Inode;
 use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX};
 use rustix::io::Errno;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 const SET_ID_BITS: u32 = 0o6000;
@@ -31,6 +32,8 @@ const FILES_MAX: u64 = u32::MAX as u64;
 
 pub struct CairnFs {
     client: Client,
+    /// How old the master's word may be that lookups are answered from without asking; none are with zero.
+    known_for: Duration,
     known: Mutex<KnownInodes>,
 }
 
@@ -57,9 +60,15 @@ fn checked_xattr(name: &[u8]) -> Result<&[u8]> {
 }
 
 impl CairnFs {
-    pub fn new(client: Client) -> Self {
+    /// `known_for`: as long as the kernel may keep what it is told, and well below the master's patience with a client
+    /// that does not confirm a push (5 s).
+    pub fn new(client: Client, known_for: Duration) -> Self {
+        if !known_for.is_zero() {
+            client.remember_names();
+        }
         Self {
             client,
+            known_for,
             known: Mutex::new(KnownInodes::new(KNOWN_MAX)),
         }
     }
@@ -133,14 +142,27 @@ impl FileSystem for CairnFs {
         Ok(attr)
     }
 
+    fn known_name(&self, parent: Inode, name: &[u8]) -> Option<(Option<Attr>, Duration)> {
+        let (attr, age) = self.client.known_name(parent, checked(name).ok()?, self.known_for)?;
+        Some((attr.map(|attr| self.seen(attr)), age))
+    }
+
+    fn known_attr(&self, ino: Inode) -> Option<(Attr, Duration)> {
+        let (attr, age) = self.client.known_attr(ino, self.known_for)?;
+        Some((self.seen(attr), age))
+    }
+
     fn forget(&self, ino: Inode) {
         lock(&self.known).forget(ino);
     }
 
-    async fn readdir(&self, ino: Inode, offset: u64, limit: u32) -> Result<Vec<DirectoryItem>> {
+    async fn readdir(&self, ino: Inode, offset: u64, plain: bool) -> Result<DirectoryListing> {
         let after = if offset <= OFFSET_DOTDOT { 0 } else { offset };
-        let limit = limit.clamp(1, READDIR_ENTRIES_MAX as u32);
-        let page = self.client.readdir(ino, after, limit).await?;
+        let limit = READDIR_ENTRIES_MAX as u32;
+        let page = match plain {
+            true => self.client.readdir_plain(ino, after, limit).await?,
+            false => self.client.readdir(ino, after, limit).await?,
+        };
         let dot = |name: &'static [u8], offset, ino| DirectoryItem {
             name: Bytes::from_static(name),
             offset,
@@ -159,9 +181,9 @@ impl FileSystem for CairnFs {
         items.extend(page.entries.into_iter().map(|entry| DirectoryItem {
             name: entry.name,
             offset: entry.cookie,
-            attr: self.seen(entry.attr),
+            attr: if plain { entry.attr } else { self.seen(entry.attr) },
         }));
-        Ok(items)
+        Ok(DirectoryListing { items, end: page.end })
     }
 
     async fn make(
@@ -334,7 +356,12 @@ impl FileSystem for CairnFs {
     }
 
     async fn getxattr(&self, ino: Inode, name: &[u8]) -> Result<Bytes> {
-        Ok(self.client.getxattr(ino, checked_xattr(name)?).await?)
+        let name = checked_xattr(name)?;
+        match self.known_attr(ino) {
+            // the kernel asks for capabilities before each cut and first write of an open
+            Some((attr, _)) if attr.no_xattrs => Err(Error::NoAttribute),
+            _ => Ok(self.client.getxattr(ino, name).await?),
+        }
     }
 
     async fn setxattr(&self, ino: Inode, name: &[u8], value: Bytes, flags: XattrFlags) -> Result<()> {

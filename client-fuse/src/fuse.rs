@@ -6,23 +6,25 @@
 //! call to the master cannot be taken back), and what it then opened is closed.
 mod convert;
 mod invalidate;
+mod listing;
 
 use crate::error::{Error, Result};
-use crate::filesystem::{DirectoryItem, FileSystem};
+use crate::filesystem::{DirectoryItem, DirectoryListing, FileSystem};
 use bytes::Bytes;
 use cairn_client::{Attr, FileKind, OpenMode, SetAttr, XattrFlags};
 use cairn_types::Inode;
-use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, READDIR_ENTRIES_MAX};
+use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
 use convert::{
     GENERATION, NO_SUCH_NAME, bytes, caller, file_attr, file_type, fopen_flags, has, inode, kind_of, set_time,
 };
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
-    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 pub(crate) use invalidate::invalidate;
+use listing::{Listings, at_once};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Linux;
 use std::collections::BTreeMap;
@@ -31,7 +33,7 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
@@ -43,8 +45,6 @@ const REQUEST_BYTES_MAX: u32 = FRAME_PAYLOAD_BYTES_MAX as u32;
 const BACKGROUND_MAX: u16 = 64;
 /// df's unit.
 const STATFS_UNIT_BYTES: u32 = 4096;
-/// Entries asked for at first, for one answer to READDIR or READDIRPLUS.
-const LISTING_ENTRIES_START: u32 = 128;
 
 /// The kernel's caches and patience.
 #[derive(Debug, Clone, Copy)]
@@ -63,27 +63,7 @@ pub(crate) struct Shared<F: FileSystem> {
     next_handle: AtomicU64,
     /// Directories that requests are changing, how many each: the kernel holds their locks meanwhile.
     changing: Mutex<BTreeMap<Inode, usize>>,
-    plain_listing: Listing,
-    plus_listing: Listing,
-}
-
-/// How many entries fit into one answer: a page's worth or 64 KiB, by the kernel's version and the program's buffer,
-/// which fuser does not tell. Asking for more is waste, for fewer is slow: learnt from what fitted.
-struct Listing(AtomicU32);
-
-impl Listing {
-    fn limit(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-    fn learn(&self, asked: u32, got: usize, fitted: usize) {
-        let most = READDIR_ENTRIES_MAX as u32;
-        let fitted = u32::try_from(fitted).unwrap_or(most);
-        if (fitted as usize) < got {
-            self.0.store((fitted + fitted / 8 + 1).min(most), Ordering::Relaxed);
-        } else if fitted >= asked {
-            self.0.store((asked * 2).min(most), Ordering::Relaxed);
-        }
-    }
+    listings: Listings,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,8 +79,7 @@ impl<F: FileSystem> Shared<F> {
             open: Mutex::default(),
             next_handle: AtomicU64::new(1),
             changing: Mutex::default(),
-            plain_listing: Listing(AtomicU32::new(LISTING_ENTRIES_START)),
-            plus_listing: Listing(AtomicU32::new(LISTING_ENTRIES_START)),
+            listings: Listings::default(),
         }
     }
 
@@ -342,10 +321,16 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.0.fs.clone(), bytes(name));
         let Limits {
             attr_ttl, entry_ttl, ..
         } = self.0.limits;
+        if let Some((found, age)) = self.0.fs.known_name(inode(parent), name.as_bytes()) {
+            let attr = found.map_or(NO_SUCH_NAME, |attr| file_attr(&attr));
+            // as if it had been answered when it was proved
+            let (attr_ttl, entry_ttl) = (attr_ttl.saturating_sub(age), entry_ttl.saturating_sub(age));
+            return reply.entry_with_ttls(&attr_ttl, &entry_ttl, &attr, GENERATION);
+        }
+        let (fs, name) = (self.0.fs.clone(), bytes(name));
         let work = async move {
             match fs.lookup(inode(parent), &name).await {
                 Ok(attr) => Ok(file_attr(&attr)),
@@ -364,6 +349,9 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some((attr, age)) = self.0.fs.known_attr(inode(ino)) {
+            return reply.attr(&self.0.limits.attr_ttl.saturating_sub(age), &file_attr(&attr));
+        }
         let fs = self.0.fs.clone();
         self.attr("getattr", ino, reply, async move { fs.getattr(inode(ino)).await });
     }
@@ -628,43 +616,40 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         reply.ok();
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.list(
-            "readdir",
-            ino,
-            offset,
-            |shared| &shared.plain_listing,
-            reply,
-            |mut reply, items| {
-                let full = |item: &DirectoryItem| {
-                    let (kind, name) = (file_type(item.attr.kind), OsStr::from_bytes(&item.name));
-                    reply.add(INodeNo(item.attr.ino.0), item.offset, kind, name)
-                };
-                let fitted = items.iter().position(full).unwrap_or(items.len());
-                reply.ok();
-                fitted
-            },
-        );
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let handle = self.0.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.0.listings.opened(handle);
+        reply.opened(FileHandle(handle), FopenFlags::empty());
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.0.listings.released(fh.0);
+        reply.ok();
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(ino, fh, offset, false, reply, |mut reply, items| {
+            let full = |item: &DirectoryItem| {
+                let (kind, name) = (file_type(item.attr.kind), OsStr::from_bytes(&item.name));
+                reply.add(INodeNo(item.attr.ino.0), item.offset, kind, name)
+            };
+            let fitted = items.iter().position(full).unwrap_or(items.len());
+            reply.ok();
+            fitted
+        });
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let ttl = self.0.limits.attr_ttl.min(self.0.limits.entry_ttl);
-        self.list(
-            "readdirplus",
-            ino,
-            offset,
-            |shared| &shared.plus_listing,
-            reply,
-            move |mut reply, items| {
-                let full = |item: &DirectoryItem| {
-                    let (attr, name) = (file_attr(&item.attr), OsStr::from_bytes(&item.name));
-                    reply.add(attr.ino, item.offset, name, &ttl, &attr, GENERATION)
-                };
-                let fitted = items.iter().position(full).unwrap_or(items.len());
-                reply.ok();
-                fitted
-            },
-        );
+        self.list(ino, fh, offset, true, reply, move |mut reply, items| {
+            let full = |item: &DirectoryItem| {
+                let (attr, name) = (file_attr(&item.attr), OsStr::from_bytes(&item.name));
+                reply.add(attr.ino, item.offset, name, &ttl, &attr, GENERATION)
+            };
+            let fitted = items.iter().position(full).unwrap_or(items.len());
+            reply.ok();
+            fitted
+        });
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
@@ -834,36 +819,26 @@ impl<F: FileSystem> Adapter<F> {
     /// READDIR and READDIRPLUS; `fill` says how many items fitted.
     fn list<R: Fail>(
         &self,
-        op: &'static str,
         ino: INodeNo,
+        fh: FileHandle,
         offset: u64,
-        listing: fn(&Shared<F>) -> &Listing,
+        plus: bool,
         reply: R,
         fill: impl FnOnce(R, &[DirectoryItem]) -> usize + Send + 'static,
     ) {
-        let shared = self.0.clone();
-        let limit = listing(&shared).limit();
-        let fs = shared.fs.clone();
-        let work = async move { fs.readdir(inode(ino), offset, limit).await };
-        self.run(op, ino, reply, work, move |reply, items: Vec<DirectoryItem>| {
-            let fitted = fill(reply, &items);
-            listing(&shared).learn(limit, items.len(), fitted);
+        let op = if plus { "readdirplus" } else { "readdir" };
+        let Some(listing) = self.0.listings.get(fh.0) else {
+            return refuse(op, ino.0, reply, &Error::BadHandle);
+        };
+        if let Some(page) = listing.take(&*self.0.fs, offset, plus) {
+            let fitted = fill(reply, at_once(&page, plus));
+            return listing.keep(offset, page, fitted);
+        }
+        let fs = self.0.fs.clone();
+        let work = async move { fs.readdir(inode(ino), offset, !plus).await };
+        self.run(op, ino, reply, work, move |reply, page: DirectoryListing| {
+            let fitted = fill(reply, at_once(&page, plus));
+            listing.keep(offset, page, fitted);
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listings_learn_what_fits() {
-        let listing = Listing(AtomicU32::new(128));
-        listing.learn(128, 130, 24);
-        assert_eq!(listing.limit(), 28);
-        listing.learn(28, 28, 28);
-        assert_eq!(listing.limit(), 56);
-        listing.learn(56, 3, 3);
-        assert_eq!(listing.limit(), 56, "a short directory teaches nothing");
     }
 }

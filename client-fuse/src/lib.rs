@@ -29,7 +29,7 @@ mod options;
 mod preflight;
 
 pub use error::{Error, Result};
-pub use filesystem::{Caller, DirectoryItem, FileSystem, Opened, Statistics};
+pub use filesystem::{Caller, DirectoryItem, DirectoryListing, FileSystem, Opened, Statistics};
 pub use fs::CairnFs;
 pub use kernel::MOUNT_TYPE;
 pub use mount::{Ended, Mount, MountConfig, Unmounted};

@@ -88,7 +88,9 @@ impl Mount {
     /// # Errors
     /// Each says what to do about it.
     pub fn start(client: Client, config: &MountConfig, runtime: &Handle) -> Result<Self, MountError> {
-        Self::start_with(Arc::new(CairnFs::new(client)), config, runtime)
+        let limits = limits(&config.options);
+        let known_for = limits.attr_ttl.min(limits.entry_ttl).min(CACHE_TTL_DEFAULT);
+        Self::start_with(Arc::new(CairnFs::new(client, known_for)), config, runtime)
     }
 
     /// Mounts any file system.
@@ -120,11 +122,7 @@ impl Mount {
         let mut unserved = Unserved(Some(&target));
         let entry = own_entry(&target)?;
 
-        let limits = Limits {
-            timeout: options.timeout.unwrap_or(TIMEOUT_DEFAULT),
-            attr_ttl: options.attr_timeout.unwrap_or(CACHE_TTL_DEFAULT),
-            entry_ttl: options.entry_timeout.unwrap_or(CACHE_TTL_DEFAULT),
-        };
+        let limits = limits(options);
         let shared = Arc::new(Shared::new(fs, runtime.clone(), limits));
         let weak = Arc::downgrade(&shared);
         let mut session_config = fuser::Config::default();
@@ -318,6 +316,14 @@ fn own_entry(target: &Path) -> Result<MountEntry, MountError> {
 async fn flush_all<F: FileSystem>(shared: Weak<Shared<F>>) {
     if let Some(shared) = shared.upgrade() {
         shared.flush_all().await;
+    }
+}
+
+fn limits(options: &MountOptions) -> Limits {
+    Limits {
+        timeout: options.timeout.unwrap_or(TIMEOUT_DEFAULT),
+        attr_ttl: options.attr_timeout.unwrap_or(CACHE_TTL_DEFAULT),
+        entry_ttl: options.entry_timeout.unwrap_or(CACHE_TTL_DEFAULT),
     }
 }
 

@@ -107,6 +107,58 @@ fn what_one_mount_changed_leaves_the_other_mounts_caches_before_the_change_is_an
     }
 }
 
+/// A mount answers from what it was told of a directory that it made or has listed; the other changes it at each turn.
+#[test]
+fn names_that_a_mount_knows_without_asking_are_right_as_soon_as_the_other_mounts_change_is_answered() {
+    let Some(cluster) = Cluster::alone(Terms::default()) else {
+        return;
+    };
+    let (here, there) = (cluster.mountpoint(0), cluster.mountpoint(1));
+    fs::create_dir(here.join("made")).unwrap();
+    fs::create_dir(there.join("listed")).unwrap();
+    assert_eq!(fs::read_dir(here.join("listed")).unwrap().count(), 0);
+    for directory in ["made", "listed"] {
+        let (ours, theirs) = (here.join(directory), there.join(directory));
+        for n in 0..50 {
+            let name = format!("{n}");
+            assert!(!ours.join(&name).exists(), "absent");
+            fs::write(theirs.join(&name), "theirs").unwrap();
+            assert_eq!(fs::read_to_string(ours.join(&name)).unwrap(), "theirs", "made there");
+            fs::rename(ours.join(&name), ours.join("moved")).unwrap();
+            assert!(
+                !theirs.join(&name).exists() && theirs.join("moved").exists(),
+                "moved here"
+            );
+            fs::hard_link(theirs.join("moved"), theirs.join("second")).unwrap();
+            assert_eq!(fs::metadata(ours.join("moved")).unwrap().nlink(), 2, "linked there");
+            fs::remove_file(ours.join("second")).unwrap();
+            assert_eq!(fs::metadata(ours.join("moved")).unwrap().nlink(), 1, "unlinked here");
+            fs::set_permissions(theirs.join("moved"), PermissionsExt::from_mode(0o640)).unwrap();
+            assert_eq!(fs::metadata(ours.join("moved")).unwrap().mode() & 0o777, 0o640);
+            fs::remove_file(theirs.join("moved")).unwrap();
+            assert!(
+                !ours.join("moved").exists() && !ours.join("second").exists(),
+                "removed there"
+            );
+            fs::write(ours.join(&name), "ours").unwrap();
+            assert_eq!(fs::metadata(ours.join(&name)).unwrap().len(), 4, "made here");
+            fs::remove_file(theirs.join(&name)).unwrap();
+            assert!(!ours.join(&name).exists(), "removed there");
+            // another directory's times change with its names
+            let times = |d: &Path| fs::metadata(d).map(|m| (m.mtime(), m.mtime_nsec())).unwrap();
+            assert_eq!(times(&ours), times(&theirs));
+        }
+    }
+    let set = |path: &Path, value: &str| {
+        rustix::fs::setxattr(path, "user.k", value.as_bytes(), rustix::fs::XattrFlags::empty())
+    };
+    let get = |path: &Path| rustix::fs::getxattr(path, "user.k", &mut [0u8; 10][..]);
+    fs::write(here.join("made/x"), "x").unwrap();
+    assert_eq!(get(&here.join("made/x")), Err(Errno::NODATA));
+    set(&there.join("made/x"), "v").unwrap();
+    assert_eq!(get(&here.join("made/x")), Ok(1), "an attribute that was set there");
+}
+
 /// One close(2), with its answer.
 #[allow(unsafe_code)]
 fn close(file: File) -> Result<(), Errno> {

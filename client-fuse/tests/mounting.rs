@@ -5,8 +5,8 @@ mod common;
 use bytes::Bytes;
 use cairn_client::{Attr, FileKind, OpenMode};
 use cairn_fuse::{
-    Caller, DirectoryItem, Ended, Error, FileSystem, MOUNT_TYPE, Mount, MountConfig, MountError, MountOptions, Opened,
-    Result, Unmounted,
+    Caller, DirectoryItem, DirectoryListing, Ended, Error, FileSystem, MOUNT_TYPE, Mount, MountConfig, MountError,
+    MountOptions, Opened, Result, Unmounted,
 };
 use cairn_types::Inode;
 use common::{fuse_is_missing, root, sh, sh_output};
@@ -53,6 +53,7 @@ impl OneFile {
             generation: 1,
             goal: 3,
             allocated_bytes: size,
+            no_xattrs: false,
         })
     }
 }
@@ -73,13 +74,14 @@ impl FileSystem for OneFile {
     async fn getattr(&self, ino: Inode) -> Result<Attr> {
         self.attr_of(ino)
     }
-    async fn readdir(&self, _ino: Inode, offset: u64, _limit: u32) -> Result<Vec<DirectoryItem>> {
+    async fn readdir(&self, _ino: Inode, offset: u64, _plain: bool) -> Result<DirectoryListing> {
         let item = DirectoryItem {
             name: Bytes::from_static(b"file"),
             offset: 1,
             attr: self.attr_of(FILE)?,
         };
-        Ok(if offset == 0 { vec![item] } else { vec![] })
+        let items = if offset == 0 { vec![item] } else { vec![] };
+        Ok(DirectoryListing { items, end: true })
     }
     async fn open(&self, _caller: Caller, _ino: Inode, _mode: OpenMode) -> Result<Opened<()>> {
         Ok(Opened {

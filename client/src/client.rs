@@ -125,6 +125,32 @@ impl Client {
         .await
     }
 
+    /// From now on what the master says of names and attributes is remembered, for the next two.
+    pub fn remember_names(&self) {
+        self.core().session.names().want();
+    }
+
+    /// What `name` leads to (`None`: nothing) without asking the master, if it is known, and how long ago the master
+    /// would have told of a change: not longer than `within`, which is to stay well below the 5 s that the master waits
+    /// for a client that it cannot reach.
+    pub fn known_name(&self, parent: Inode, name: &[u8], within: Duration) -> Option<(Option<Attr>, Duration)> {
+        let (attr, age) = self.core().session.names().name(parent, name, within)?;
+        match attr {
+            Some(attr) => Some((Some(self.known(attr)?), age)),
+            None => Some((None, age)),
+        }
+    }
+
+    /// As `known_name`.
+    pub fn known_attr(&self, ino: Inode, within: Duration) -> Option<(Attr, Duration)> {
+        let (attr, age) = self.core().session.names().attr(ino, within)?;
+        Some((self.known(attr)?, age))
+    }
+
+    fn known(&self, attr: wire::Attr) -> Option<Attr> {
+        Some(self.with_local_size(Attr::try_from(attr).ok()?))
+    }
+
     /// The size includes this client's own unflushed writes.
     pub async fn getattr(&self, ino: Inode) -> Result<Attr> {
         self.call_attr(Request::GetAttr(wire::GetAttr { inode: ino.0 })).await
@@ -136,24 +162,31 @@ impl Client {
 
     /// The entries after `after` (a cookie; 0 from the start).
     pub async fn readdir(&self, ino: Inode, after: u64, limit: u32) -> Result<DirectoryPage> {
-        let limit = limit.clamp(1, READDIR_ENTRIES_MAX as u32);
-        let mut page = match self
-            .call(Request::ReadDir(wire::ReadDir {
-                inode: ino.0,
-                after,
-                limit,
-            }))
-            .await?
-        {
-            answer::Result::Directory(page) => DirectoryPage::try_from(page).map_err(|e| self.core().malformed(e))?,
-            _ => return Err(mismatch(self.core(), "a directory")),
-        };
+        let mut page = self.directory_page(ino, after, limit, false).await?;
         for entry in &mut page.entries {
             if entry.attr.kind == FileKind::Regular {
                 entry.attr = self.with_local_size(entry.attr.clone());
             }
         }
         Ok(page)
+    }
+
+    /// As `readdir`, but of the entries' attributes only `ino` and `kind` mean anything.
+    pub async fn readdir_plain(&self, ino: Inode, after: u64, limit: u32) -> Result<DirectoryPage> {
+        self.directory_page(ino, after, limit, true).await
+    }
+
+    async fn directory_page(&self, ino: Inode, after: u64, limit: u32, plain: bool) -> Result<DirectoryPage> {
+        let read = wire::ReadDir {
+            inode: ino.0,
+            after,
+            limit: limit.clamp(1, READDIR_ENTRIES_MAX as u32),
+            plain,
+        };
+        match self.call(Request::ReadDir(read)).await? {
+            answer::Result::Directory(page) => DirectoryPage::try_from(page).map_err(|e| self.core().malformed(e)),
+            _ => Err(mismatch(self.core(), "a directory")),
+        }
     }
 
     pub async fn make(&self, parent: Inode, name: &[u8], make: Make) -> Result<Attr> {

@@ -67,6 +67,8 @@ pub struct Attr {
     pub goal: u8,
     /// In chunks that exist, holes not counted.
     pub allocated_bytes: u64,
+    /// Certainly no extended attributes.
+    pub no_xattrs: bool,
 }
 
 impl Attr {
@@ -88,6 +90,7 @@ impl Attr {
             generation: 0,
             goal: 0,
             allocated_bytes: 0,
+            no_xattrs: false,
         }
     }
 }
@@ -111,6 +114,7 @@ impl TryFrom<wire::Attr> for Attr {
             generation: a.generation,
             goal: u8::try_from(a.goal).map_err(|_| Malformed::Range("goal"))?,
             allocated_bytes: a.allocated_bytes,
+            no_xattrs: a.no_xattrs,
         })
     }
 }

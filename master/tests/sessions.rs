@@ -7,6 +7,7 @@ use cairn_proto::session::call::Request;
 use cairn_proto::session::from_client;
 use cairn_types::SessionId;
 use common::*;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Promise 1: the machine loses power, or the process is killed, at every change of the disk in turn.
@@ -60,6 +61,7 @@ async fn acknowledged_operations_survive_a_crash_at_any_write() {
                 inode: 1,
                 after: 0,
                 limit: 1000,
+                plain: false,
             }))
             .await;
         let Answer::Directory(page) = root else { panic!() };
@@ -277,5 +279,123 @@ async fn what_a_session_declares_to_have_open_may_come_in_pieces_up_to_a_bound()
     let pieces = (0..16).map(|_| declare(too_many.clone(), true)).collect();
     let refused = Client::hello_with(&master, hello(true), pieces).await;
     assert_eq!(refused.err().unwrap().code(), tonic::Code::ResourceExhausted);
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_brings_the_attributes_of_all_that_the_call_changed() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let changed = |client: &Client| client.last.changed.iter().map(|a| a.inode).collect::<BTreeSet<u64>>();
+    let directory = Request::Create(ss::Create {
+        parent: 1,
+        name: "d".into(),
+        kind: ss::FileKind::KindDirectory.into(),
+        ..Default::default()
+    });
+    let Answer::Created(made) = client.call(directory).await else {
+        panic!()
+    };
+    let directory = made.attr.unwrap().inode;
+    assert_eq!(changed(&client), [1].into());
+    assert_eq!(client.last.changed[0].nlink, 3, "as it is now");
+    let file = client.create("a").await.attr.unwrap().inode;
+    let rename = Request::Rename(ss::Rename {
+        parent: 1,
+        name: "a".into(),
+        new_parent: directory,
+        new_name: "b".into(),
+        ..Default::default()
+    });
+    client.call(rename).await;
+    assert_eq!(changed(&client), [1, directory, file].into());
+    let link = Request::Link(ss::Link {
+        inode: file,
+        parent: 1,
+        name: "a".into(),
+    });
+    client.call(link).await;
+    assert_eq!(changed(&client), [1].into(), "the file's are the answer itself");
+    let unlink = Request::Unlink(ss::Unlink {
+        parent: 1,
+        name: "a".into(),
+    });
+    client.call(unlink).await;
+    assert_eq!(changed(&client), [1, file].into());
+    assert!(client.last.changed.iter().any(|a| a.inode == file && a.nlink == 1));
+    let xattr = Request::SetXattr(ss::SetXattr {
+        inode: file,
+        name: "user.k".into(),
+        value: "v".into(),
+        ..Default::default()
+    });
+    client.call(xattr).await;
+    assert!(!client.last.changed[0].no_xattrs && !client.last.behind);
+    client
+        .call(Request::Lookup(ss::Lookup {
+            parent: 1,
+            name: "x".into(),
+        }))
+        .await;
+    assert!(client.last.changed.is_empty());
+    master.shutdown().await.unwrap();
+}
+
+/// The answer to a change may have to wait for other clients; what others do to the new file meanwhile comes before it.
+#[tokio::test]
+async fn a_session_is_told_of_what_others_change_between_the_applying_of_its_call_and_the_answer() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let (mut maker, mut other) = (Client::connect(&master, 1).await, Client::connect(&master, 2).await);
+    other.confirms = false;
+    assert!(other.lookup("a").await.is_none());
+    maker.send(1, create("a")).await;
+    while other.pushes.is_empty() {
+        other.receive().await.unwrap();
+    }
+    let found = other.lookup("a").await.expect("it is made");
+    let mode = Request::SetAttr(ss::SetAttr {
+        inode: found.inode,
+        mode: Some(0o600),
+        ..Default::default()
+    });
+    other.send(other.sequence + 1, mode).await;
+    // the maker hears of it though it has no answer yet
+    while maker.pushes.is_empty() {
+        maker.receive().await.unwrap();
+    }
+    assert!(maker.answers.is_empty());
+    assert_eq!(maker.pushes[0].invalidations[0].inode, found.inode);
+    other.confirm().await;
+    assert!(matches!(maker.answer(1).await, Some(Answer::Created(_))));
+    master.shutdown().await.unwrap();
+}
+
+/// Who has pushes waiting for room is told so with each answer, since it cannot know what it has not been sent.
+#[tokio::test]
+async fn an_answer_says_when_there_is_more_to_tell_than_was_sent() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let (mut reader, mut writer) = (Client::connect(&master, 1).await, Client::connect(&master, 2).await);
+    reader.confirms = false;
+    reader.lookup("x").await;
+    assert!(!reader.last.behind);
+    for n in 1..200 {
+        writer.send(n, create(&n.to_string())).await;
+        reader.lookup("x").await;
+    }
+    until("as many pushes as may be unconfirmed", async || {
+        reader.lookup("x").await;
+        reader.last.behind.then_some(())
+    })
+    .await;
+    reader.confirms = true;
+    reader.confirm().await;
+    until("all has been told", async || {
+        reader.lookup("x").await;
+        (!reader.last.behind).then_some(())
+    })
+    .await;
     master.shutdown().await.unwrap();
 }

@@ -284,6 +284,16 @@ pub enum Reply {
     },
 }
 
+impl Reply {
+    /// Of the inode that it speaks of.
+    pub fn attr(&self) -> Option<&Attr> {
+        match self {
+            Reply::Attr(attr) | Reply::Created { attr, .. } | Reply::Chunks { attr, .. } => Some(attr),
+            Reply::Done | Reply::Chunk(_) | Reply::Purged { .. } => None,
+        }
+    }
+}
+
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -293,6 +303,21 @@ pub struct Outcome {
     pub effects: Vec<Effect>,
     /// The call had been applied before: this is its remembered result.
     pub repeated: bool,
+}
+
+impl Outcome {
+    /// Inodes whose attributes changed, each once.
+    pub fn changed_inodes(&self) -> Vec<Inode> {
+        let mut changed = Vec::new();
+        for effect in &self.effects {
+            if let Effect::InodeChanged { inode, .. } = effect
+                && !changed.contains(inode)
+            {
+                changed.push(*inode);
+            }
+        }
+        changed
+    }
 }
 
 /// What the process around the state has to do, or to tell others. Never an input to the state.

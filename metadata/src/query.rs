@@ -144,6 +144,10 @@ impl State {
         }
     }
 
+    pub fn has_xattrs(&self, inode: Inode) -> bool {
+        self.node(inode).is_ok_and(|node| node.xattrs.is_some())
+    }
+
     pub fn getxattr(&self, inode: Inode, name: &[u8]) -> Result<Vec<u8>, FsError> {
         let all = self.node(inode)?.xattrs.as_ref().ok_or(FsError::NoXattr)?;
         Ok(all.get(name).ok_or(FsError::NoXattr)?.to_vec())

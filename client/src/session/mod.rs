@@ -5,6 +5,7 @@
 //! session id and sends what has no answer once more, under the same numbers. The client acknowledges the answers it has
 //! seen by the number below its oldest call without one. A call whose caller gave up keeps its place until its answer
 //! or the end of its connection; it is not sent again.
+mod names;
 mod pushes;
 mod stream;
 
@@ -15,8 +16,9 @@ use crate::limits::{CALLS_MAX, TOLD_MAX};
 use crate::{Error, Invalidated, Result, Server};
 use cairn_io::Env;
 use cairn_proto::common::{self, ErrorCode};
-use cairn_proto::session::{answer, call::Request};
+use cairn_proto::session::{Attr, answer, call::Request};
 use cairn_types::{ClusterId, Inode, SessionId};
+use names::Names;
 use pushes::Pushes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -63,6 +65,7 @@ struct Shared {
     slots: Arc<Semaphore>,
     host: OnceLock<Weak<dyn Host>>,
     pushes: Pushes,
+    names: Names,
 }
 
 /// Invariant: `calls` holds every number below `next` whose answer has not been seen and that may still get one.
@@ -81,13 +84,19 @@ struct Waiting {
     /// Taken when the caller gave up.
     request: Option<Request>,
     reply: Option<oneshot::Sender<Reply>>,
-    /// Sent on some connection: the master may have applied it.
-    sent: bool,
+    /// When it was last sent, on some connection: the master may have applied it.
+    sent: Option<Instant>,
     _slot: OwnedSemaphorePermit,
 }
 
+struct Answered {
+    result: answer::Result,
+    /// Of what else the call changed.
+    changed: Vec<Attr>,
+}
+
 enum Reply {
-    Answer(Box<answer::Result>),
+    Answer(Box<Answered>),
     /// The session ended before the answer came: nobody knows.
     Lost,
 }
@@ -111,7 +120,7 @@ impl Table {
         let waiting = Waiting {
             request: Some(request),
             reply,
-            sent: false,
+            sent: None,
             _slot: slot,
         };
         self.calls.insert(number, waiting);
@@ -142,6 +151,7 @@ impl Session {
             slots: Arc::new(Semaphore::new(CALLS_MAX)),
             host: OnceLock::new(),
             pushes: Pushes::new(),
+            names: Names::default(),
             config,
             env,
         });
@@ -177,6 +187,10 @@ impl Session {
     pub fn set_host(&self, host: Weak<dyn Host>) {
         let _ = self.shared.host.set(host);
     }
+    /// What is known without asking the master.
+    pub fn names(&self) -> &Names {
+        &self.shared.names
+    }
     pub fn invalidations(&self) -> mpsc::Receiver<Invalidation> {
         self.shared.pushes.take_receiver()
     }
@@ -188,15 +202,24 @@ impl Session {
     pub async fn call(&self, request: Request, within: Duration) -> Result<answer::Result> {
         let deadline = Instant::now() + within;
         let logged = is_logged(&request);
+        let asked = self.shared.names.ask(&request);
         let mut backoff = Backoff::new();
         loop {
             let error = match self.attempt(request.clone(), deadline).await {
-                Attempt::Answer(answer) => match *answer {
+                Attempt::Answer(answer) => match answer.result {
                     answer::Result::Error(error) => error,
-                    answer => return Ok(answer),
+                    result => {
+                        if let Some(asked) = asked {
+                            asked.answered(Ok(&result), &answer.changed);
+                        }
+                        return Ok(result);
+                    }
                 },
                 Attempt::Stopped => return Err(Error::ShutDown),
                 Attempt::Lost { sent } => {
+                    if !sent && let Some(asked) = asked {
+                        asked.unsent();
+                    }
                     let (server, cause) = (self.shared.master(), self.shared.table().cause.clone());
                     return Err(match logged && sent {
                         true => Error::MaybeCommitted { server, within, cause },
@@ -207,6 +230,9 @@ impl Session {
             let passing = matches!(error.code(), ErrorCode::ErrorUnavailable | ErrorCode::ErrorSessionEnded);
             let pause = backoff.step(&self.shared.env.rng);
             if !passing || Instant::now() + pause >= deadline {
+                if let Some(asked) = asked {
+                    asked.answered(Err(&error), &[]);
+                }
                 return Err(refusal(self.shared.master(), error));
             }
             tokio::time::sleep(pause).await;
@@ -291,7 +317,7 @@ impl Session {
 }
 
 enum Attempt {
-    Answer(Box<answer::Result>),
+    Answer(Box<Answered>),
     Lost { sent: bool },
     Stopped,
 }
@@ -308,7 +334,7 @@ impl Ticket<'_> {
             .table()
             .calls
             .get(&self.number)
-            .is_some_and(|call| call.sent)
+            .is_some_and(|call| call.sent.is_some())
     }
 }
 
@@ -319,7 +345,7 @@ impl Drop for Ticket<'_> {
             // the master may be at work on it: its number is not acknowledged before its answer or the stream's end
             call.request = None;
             call.reply = None;
-            if !call.sent {
+            if call.sent.is_none() {
                 table.calls.remove(&self.number);
             }
         }

@@ -1,5 +1,5 @@
 //! The task behind a session: opens the stream, opens it again when it breaks, and moves calls and answers.
-use super::{Reply, Shared, Waiting, is_logged, refusal};
+use super::{Answered, Reply, Shared, Waiting, is_logged, refusal};
 use crate::backoff::Backoff;
 use crate::limits::OUTGOING_MAX;
 use crate::session::pushes::Ledger;
@@ -59,7 +59,9 @@ async fn reconnect(shared: &Arc<Shared>, opened: oneshot::Sender<Result<ClusterI
                 if let Some(opened) = opened.take() {
                     let _ = opened.send(Ok(cluster));
                 }
-                converse(shared, stream, &mut heard).await
+                let end = converse(shared, stream, &mut heard).await;
+                shared.names.lost();
+                end
             }
             Err(end) => end,
         };
@@ -209,7 +211,7 @@ fn begin(shared: &Shared, welcome: &Welcome, first: bool, heard: Instant) {
     );
     // its memory of what it applied has gone with the session: what may have been applied is not sent again
     let mut table = shared.table();
-    let sent_and_logged = |call: &Waiting| call.sent && call.request.as_ref().is_some_and(is_logged);
+    let sent_and_logged = |call: &Waiting| call.sent.is_some() && call.request.as_ref().is_some_and(is_logged);
     let lost: Vec<u64> = table
         .calls
         .iter()
@@ -304,7 +306,7 @@ fn mark_sent(shared: &Shared, number: u64) -> Option<Call> {
     let acknowledged = table.acknowledged();
     let call = table.calls.get_mut(&number)?;
     let request = call.request.clone()?;
-    call.sent = true;
+    call.sent = Some(Instant::now());
     Some(Call {
         sequence: number,
         acknowledged,
@@ -313,10 +315,13 @@ fn mark_sent(shared: &Shared, number: u64) -> Option<Call> {
 }
 
 fn settle(shared: &Shared, answer: session::Answer) {
-    let waiting = shared.table().calls.remove(&answer.sequence);
-    let Some(reply) = waiting.and_then(|call| call.reply) else {
+    let Some(waiting) = shared.table().calls.remove(&answer.sequence) else {
         return;
     };
+    if let Some(sent) = waiting.sent.filter(|_| !answer.behind) {
+        shared.names.confirm(sent);
+    }
+    let Some(reply) = waiting.reply else { return };
     let result = answer.result.unwrap_or_else(|| {
         let error = common::Error::new(
             ErrorCode::ErrorInvalid,
@@ -324,7 +329,8 @@ fn settle(shared: &Shared, answer: session::Answer) {
         );
         session::answer::Result::Error(error)
     });
-    let _ = reply.send(Reply::Answer(Box::new(result)));
+    let changed = answer.changed;
+    let _ = reply.send(Reply::Answer(Box::new(Answered { result, changed })));
 }
 
 /// A push takes effect here, then goes on to the mount.
@@ -346,6 +352,7 @@ fn take(shared: &Shared, ledger: &Arc<Ledger>, push: Push) {
     }
     let host = shared.host();
     for what in all {
+        shared.names.invalidate(&what);
         if let Some(host) = &host {
             host.invalidate(&what);
         }

@@ -438,6 +438,7 @@ impl Master {
             Some(Ok(Answer {
                 sequence,
                 result: Some(result),
+                ..Default::default()
             }))
         };
         if let Some(at) = state.refuse.iter().position(|(n, _)| *n == name) {

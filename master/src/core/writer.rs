@@ -223,6 +223,12 @@ impl Core {
                 Command::Call { session, .. } => Some(*session),
                 _ => None,
             };
+            if let (Some(session), Ok(reply)) = (by, &outcome.result) {
+                // told of changes from here on, also of those that come before its answer leaves
+                let replied = reply.attr().map(|attr| attr.inode);
+                let changed = outcome.changed_inodes();
+                world.sessions.seen(session, changed.into_iter().chain(replied));
+            }
             let others = if outcome.effects.is_empty() {
                 Barrier::default()
             } else {

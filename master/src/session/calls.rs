@@ -53,10 +53,19 @@ impl CallId {
     }
 }
 
-pub fn answer(sequence: Sequence, result: Result<Answer, Refusal>) -> FromMaster {
+/// `changed`: by the call; what there is to say of it comes with the answer.
+fn answer(world: &World, id: CallId, result: Result<Answer, Refusal>, changed: &[Inode]) -> FromMaster {
     let result = result.unwrap_or_else(|refusal| Answer::Error(refusal.to_wire()));
+    let said = match &result {
+        Answer::Attr(attr) => attr.inode,
+        _ => 0,
+    };
+    let changed = changed.iter().filter(|inode| inode.0 != said);
+    let changed = changed.filter_map(|inode| world.state.getattr(*inode).ok());
     let answer = AnswerMessage {
-        sequence: sequence.0,
+        sequence: id.sequence.0,
+        behind: world.sessions.get(id.session).is_none_or(Session::is_behind),
+        changed: changed.map(|attr| convert::attr(&world.state, attr)).collect(),
         result: Some(result),
     };
     FromMaster {
@@ -88,13 +97,13 @@ pub fn call(core: &Arc<Core>, session: SessionId, connection: &Connection, call:
     };
     let Some(request) = call.request else {
         let refusal = Refusal::Invalid("a call without a request, or of a newer version".into());
-        return Some(answer(id.sequence, Err(refusal)));
+        return Some(answer(&core.world(), id, Err(refusal), &[]));
     };
-    let next = {
+    let outcome = {
         let mut world = core.world();
         let world = &mut *world;
         world.sessions.acknowledged(session, id.acknowledged);
-        match world.sessions.get_mut(session) {
+        let next = match world.sessions.get_mut(session) {
             Some(known) if known.ending => Next::answered(Err(Refusal::SessionEnded)),
             None => Next::answered(Err(Refusal::SessionEnded)),
             Some(known) if known.calls >= SESSION_CALLS_MAX => Next::answered(Err(Refusal::Unavailable(
@@ -104,13 +113,14 @@ pub fn call(core: &Arc<Core>, session: SessionId, connection: &Connection, call:
                 Some(result) => Next::answered(result),
                 None => begin(core, world, id, &request),
             },
+        };
+        match next {
+            Next::Answered(result) => return Some(answer(world, id, *result, &[])),
+            Next::Logged(outcome) => Some(outcome),
+            Next::Waits => None,
         }
     };
-    match next {
-        Next::Answered(result) => return Some(answer(id.sequence, *result)),
-        Next::Logged(outcome) => spawn(core, id, connection, request, Some(outcome)),
-        Next::Waits => spawn(core, id, connection, request, None),
-    }
+    spawn(core, id, connection, request, outcome);
     None
 }
 
@@ -126,9 +136,10 @@ fn spawn(
     }
     let (core, connection) = (core.clone(), connection.clone());
     core.clone().tasks.spawn(async move {
+        let mut changed = Vec::new();
         let finish = async {
             match outcome {
-                Some(outcome) => finish(&core, id, &request, outcome).await,
+                Some(outcome) => finish(&core, id, &request, outcome, &mut changed).await,
                 None => wait(&core, id, &request).await,
             }
         };
@@ -138,16 +149,20 @@ fn spawn(
             result = finish => result,
             () = tokio::time::sleep(timeout + timeout / 8) => Err(crate::core::MaybeApplied.into()),
         };
-        if let Some(session) = core.world().sessions.get_mut(id.session) {
-            session.calls = session.calls.saturating_sub(1);
-        }
-        if matches!(result, Err(Refusal::Unanswered(Unanswered::MaybeApplied(_)))) {
-            // an answer would be a lie either way: the client asks again on its next stream, under the same number
-            connection.over.cancel();
-            return;
-        }
+        let answer = {
+            let mut world = core.world();
+            if let Some(session) = world.sessions.get_mut(id.session) {
+                session.calls = session.calls.saturating_sub(1);
+            }
+            if matches!(result, Err(Refusal::Unanswered(Unanswered::MaybeApplied(_)))) {
+                // an answer would be a lie either way: the client asks again on its next stream, under the same number
+                connection.over.cancel();
+                return;
+            }
+            answer(&world, id, result, &changed)
+        };
         // a client that has gone asks again on its next stream
-        let _ = connection.out.send(Ok(answer(id.sequence, result))).await;
+        let _ = connection.out.send(Ok(answer)).await;
     });
 }
 
@@ -225,9 +240,11 @@ async fn finish(
     id: CallId,
     request: &Request,
     outcome: oneshot::Receiver<Applied>,
+    changed: &mut Vec<Inode>,
 ) -> Result<Answer, Refusal> {
     let Applied { outcome, others } = outcome.await.map_err(|_| crate::core::MaybeApplied)?;
     others_take_in(core, others).await;
+    changed.extend(outcome.changed_inodes());
     match outcome.result {
         Err(FsError::CutNeeded | FsError::Retry) => wait(core, id, request).await,
         result => completed(&mut core.world(), id, request, result),
@@ -286,7 +303,7 @@ fn opened_answer(world: &World, attr: meta::Attr, chunks: &[meta::ChunkInfo]) ->
     Answer::Opened(wire::Opened {
         chunks: chunks.iter().map(|c| world.location(c)).collect(),
         name: world.state.name_of(attr.inode).unwrap_or_default().into(),
-        attr: Some(convert::attr(attr)),
+        attr: Some(convert::attr(&world.state, attr)),
     })
 }
 
@@ -481,7 +498,7 @@ fn allocate_op(core: &Core, world: &mut World, id: CallId, allocate: &wire::Allo
         let chunks = chunks.iter().map(|c| world.location(c)).collect();
         let locations = Locations {
             chunks,
-            attr: Some(convert::attr(attr)),
+            attr: Some(convert::attr(&world.state, attr)),
         };
         return Err(Early::Answer(Box::new(Answer::Locations(locations))));
     }
@@ -509,7 +526,7 @@ fn completed(
         Reply::Done => Answer::Done(Done {}),
         Reply::Attr(attr) => {
             world.sessions.seen(id.session, [attr.inode]);
-            Answer::Attr(convert::attr(attr))
+            Answer::Attr(convert::attr(&world.state, attr))
         }
         Reply::Created { attr, existed, chunk } => {
             world.sessions.seen(id.session, [attr.inode]);
@@ -526,7 +543,7 @@ fn completed(
             let chunk = chunk.map(|c| world.state.chunk(c.handle).unwrap_or(c));
             let chunk = chunk.map(|c| world.location(&c));
             Answer::Created(Created {
-                attr: Some(convert::attr(attr)),
+                attr: Some(convert::attr(&world.state, attr)),
                 existed,
                 chunk,
             })
@@ -544,7 +561,7 @@ fn completed(
             let chunks = chunks.map(|c| world.location(&c)).collect();
             Answer::Locations(Locations {
                 chunks,
-                attr: Some(convert::attr(attr)),
+                attr: Some(convert::attr(&world.state, attr)),
             })
         }
         Reply::Chunk(chunk) => {

@@ -28,7 +28,11 @@ pub enum Step {
 }
 
 fn location(world: &World, chunk: &ChunkInfo) -> Answer {
-    let attr = world.state.getattr(chunk.inode).ok().map(super::wire::attr);
+    let attr = world
+        .state
+        .getattr(chunk.inode)
+        .ok()
+        .map(|attr| super::wire::attr(&world.state, attr));
     Answer::Locations(Locations {
         chunks: vec![world.location(chunk)],
         attr,

@@ -30,9 +30,10 @@ pub fn answer(world: &mut World, session: SessionId, request: &Request) -> Optio
             let page = world.state.readdir(Inode(q.inode), q.after, limit);
             page.map_err(|e| Refusal::fs(shown_inode(&world.state, Inode(q.inode)))(e))
                 .map(|page| {
-                    let inodes = page.entries.iter().map(|e| e.attr.inode).chain([Inode(q.inode)]);
-                    world.sessions.seen(session, inodes.collect::<Vec<_>>());
-                    Answer::Directory(convert::directory_page(page))
+                    let entries = if q.plain { &[] } else { &page.entries[..] };
+                    let inodes = entries.iter().map(|e| e.attr.inode).chain([Inode(q.inode)]);
+                    world.sessions.seen(session, inodes);
+                    Answer::Directory(convert::directory_page(&world.state, page, q.plain))
                 })
         }
         Request::ReadLink(q) => {
@@ -81,7 +82,7 @@ pub fn answer(world: &mut World, session: SessionId, request: &Request) -> Optio
                     Answer::Resolved(Resolved {
                         parent: r.parent.0,
                         name: Bytes::from(r.name),
-                        attr: r.attr.map(convert::attr),
+                        attr: r.attr.map(|attr| convert::attr(&world.state, attr)),
                     })
                 })
         }
@@ -100,7 +101,7 @@ pub fn answer(world: &mut World, session: SessionId, request: &Request) -> Optio
                     let chunks = chunks.iter().map(|c| world.location(c)).collect();
                     Answer::Locations(Locations {
                         chunks,
-                        attr: Some(convert::attr(attr)),
+                        attr: Some(convert::attr(&world.state, attr)),
                     })
                 })
         }
@@ -112,7 +113,7 @@ pub fn answer(world: &mut World, session: SessionId, request: &Request) -> Optio
         Request::TrashList(q) => {
             let limit = (q.limit as usize).clamp(1, READDIR_ENTRIES_MAX);
             let page = world.state.trash_list(Inode(q.after), limit);
-            Ok(Answer::Trash(convert::trash_page(page)))
+            Ok(Answer::Trash(convert::trash_page(&world.state, page)))
         }
         Request::Open(_)
         | Request::Close(_)
@@ -141,5 +142,5 @@ fn seen_attr(
 ) -> Result<Answer, Refusal> {
     let attr = attr?;
     world.sessions.seen(session, [attr.inode]);
-    Ok(Answer::Attr(convert::attr(attr)))
+    Ok(Answer::Attr(convert::attr(&world.state, attr)))
 }

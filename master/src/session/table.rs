@@ -161,6 +161,11 @@ impl Session {
         self.open.len() >= SESSION_OPEN_MAX
     }
 
+    /// It has not been sent all that there is to tell it.
+    pub fn is_behind(&self) -> bool {
+        self.everything || !self.pending.is_empty()
+    }
+
     pub fn may_write(&self, inode: Inode, handle: ChunkHandle) -> bool {
         self.writable.get(&inode).is_some_and(|chunks| chunks.contains(&handle))
     }

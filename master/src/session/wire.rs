@@ -82,7 +82,8 @@ impl From<Malformed> for Refusal {
     }
 }
 
-pub fn attr(a: meta::Attr) -> wire::Attr {
+/// With what `state` knows of it beyond.
+pub fn attr(state: &meta::State, a: meta::Attr) -> wire::Attr {
     wire::Attr {
         inode: a.inode.0,
         kind: kind(a.kind).into(),
@@ -99,6 +100,7 @@ pub fn attr(a: meta::Attr) -> wire::Attr {
         generation: a.generation,
         goal: a.goal.into(),
         allocated_bytes: a.allocated_bytes,
+        no_xattrs: !state.has_xattrs(a.inode),
     }
 }
 
@@ -154,27 +156,36 @@ pub fn set_attr(s: &wire::SetAttr) -> meta::SetAttr {
     }
 }
 
-pub fn directory_page(page: meta::DirectoryPage) -> wire::DirectoryPage {
+/// `plain`: with nothing but inodes and kinds.
+pub fn directory_page(state: &meta::State, page: meta::DirectoryPage, plain: bool) -> wire::DirectoryPage {
+    let attr_of = |a: meta::Attr| match plain {
+        true => wire::Attr {
+            inode: a.inode.0,
+            kind: kind(a.kind).into(),
+            ..Default::default()
+        },
+        false => attr(state, a),
+    };
     let entries = page.entries.into_iter().map(|entry| wire::Entry {
         name: Bytes::from(entry.name),
         cookie: entry.cookie,
-        attr: Some(attr(entry.attr)),
+        attr: Some(attr_of(entry.attr)),
     });
     wire::DirectoryPage {
         entries: entries.collect(),
         end: page.end,
-        directory: Some(attr(page.directory)),
+        directory: Some(attr(state, page.directory)),
         parent: page.parent.0,
     }
 }
 
-pub fn trash_page(page: meta::TrashPage) -> wire::TrashPage {
+pub fn trash_page(state: &meta::State, page: meta::TrashPage) -> wire::TrashPage {
     let entries = page.entries.into_iter().map(|t| wire::Trashed {
         inode: t.inode.0,
         path: Bytes::from(t.path),
         deleted_ns: t.deleted_ns,
         expires_ns: t.expires_ns,
-        attr: Some(attr(t.attr)),
+        attr: Some(attr(state, t.attr)),
     });
     wire::TrashPage {
         entries: entries.collect(),

@@ -79,10 +79,12 @@ pub struct Client {
     out: mpsc::Sender<FromClient>,
     stream: Streaming<ss::FromMaster>,
     pub sequence: u64,
-    answers: BTreeMap<u64, Answer>,
+    pub answers: BTreeMap<u64, Answer>,
     pub pushes: Vec<Push>,
     /// Confirms pushes by itself.
     pub confirms: bool,
+    /// The last answer, as it came.
+    pub last: ss::Answer,
 }
 
 impl Client {
@@ -137,6 +139,7 @@ impl Client {
             answers,
             pushes,
             confirms: true,
+            last: ss::Answer::default(),
         })
     }
 
@@ -155,6 +158,12 @@ impl Client {
             .unwrap();
     }
 
+    /// All pushes that have come.
+    pub async fn confirm(&mut self) {
+        let done = from_client::Body::PushesDone(self.pushes.last().map_or(0, |push| push.number));
+        self.out.send(FromClient { body: Some(done) }).await.unwrap();
+    }
+
     pub async fn answer(&mut self, sequence: u64) -> Option<Answer> {
         loop {
             if let Some(answer) = self.answers.remove(&sequence) {
@@ -170,7 +179,10 @@ impl Client {
             .await
             .expect("no message in time");
         match message.ok()??.body? {
-            from_master::Body::Answer(answer) => drop(self.answers.insert(answer.sequence, answer.result?)),
+            from_master::Body::Answer(answer) => {
+                self.last = answer.clone();
+                self.answers.insert(answer.sequence, answer.result?);
+            }
             from_master::Body::Push(push) => {
                 if self.confirms {
                     let done = from_client::Body::PushesDone(push.number);
