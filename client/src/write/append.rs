@@ -50,6 +50,9 @@ struct Flight {
     answer: Answer,
 }
 
+/// Of one record, in order.
+type Frames = Vec<(Body, Bytes)>;
+
 impl Core {
     /// Where the record is in the file, once every replica has it.
     pub async fn append_record(self: &Arc<Self>, node: &Arc<Node>, data: Bytes) -> Result<u64> {
@@ -187,7 +190,7 @@ impl Core {
         location: &Location,
         flights: &VecDeque<Flight>,
         in_flight: usize,
-    ) -> Option<(u64, usize, Vec<(Body, Bytes)>)> {
+    ) -> Option<(u64, usize, Frames)> {
         let mut state = node.state();
         let size = state.size();
         let name = state.name.clone();
