@@ -3,7 +3,7 @@
 use crate::ahead::ReadAhead;
 use crate::backoff::Backoff;
 use crate::core::Core;
-use crate::data::Trouble;
+use crate::data::{Progress, Trouble};
 use crate::limits::READ_PIECES_MAX;
 use crate::node::Node;
 use crate::{Error, Location, Member, ReplicaRead, Result, Server};
@@ -157,7 +157,8 @@ impl Core {
         }
     }
 
-    /// Asks replica after replica, and a further one as well when an answer takes long; the first good answer counts.
+    /// Asks replica after replica, and a further one as well when nothing of an answer comes for long; the first good
+    /// answer counts. One that is sending is as quick as its network lets it: asking another would only take from that.
     async fn read_any(
         self: &Arc<Self>,
         node: &Node,
@@ -165,11 +166,15 @@ impl Core {
         piece: Piece,
         deadline: Instant,
     ) -> std::result::Result<Bytes, Vec<(String, Trouble)>> {
-        let mut candidates = self.by_preference(location).into_iter();
+        let mut candidates = self.by_preference(location, piece.offset).into_iter();
+        let progress = Progress::default();
+        let mut hedge_at = Instant::now() + self.config.hedge_after;
         let mut running = FuturesUnordered::new();
         let mut causes = Vec::new();
-        let ask = |member: Member| async move {
-            let result = self.read_member(node, location, &member, piece, deadline).await;
+        let ask = |member: Member| async {
+            let result = self
+                .read_member(node, location, &member, piece, deadline, &progress)
+                .await;
             (member, result)
         };
         loop {
@@ -191,18 +196,25 @@ impl Core {
                         causes.push((member.address, trouble));
                     }
                 },
-                () = tokio::time::sleep(self.config.hedge_after), if candidates.len() > 0 => {
-                    if let Some(member) = candidates.next() {
-                        running.push(Box::pin(ask(member)));
-                    }
+                () = tokio::time::sleep_until(hedge_at), if candidates.len() > 0 => {
+                    let now = Instant::now();
+                    let silent_at = progress.heard().map(|at| at + self.config.hedge_after);
+                    hedge_at = match silent_at.filter(|at| *at > now) {
+                        Some(later) => later,
+                        None => {
+                            running.extend(candidates.next().map(|member| Box::pin(ask(member))));
+                            now + self.config.hedge_after
+                        }
+                    };
                 }
             }
         }
     }
 
-    /// The nearest first, those that did not answer lately last; between equals the choice is the session's own, so
-    /// that many readers spread over the replicas.
-    fn by_preference(&self, location: &Location) -> Vec<Member> {
+    /// The nearest first, those that did not answer lately last; between equals the choice is the session's own, and
+    /// another for each frame of the chunk, so that many readers, and the pieces of one large read, spread over the
+    /// replicas: the network of each server carries a part.
+    fn by_preference(&self, location: &Location, offset: u64) -> Vec<Member> {
         let mut members = location.members.clone();
         if members.is_empty() {
             return members;
@@ -213,7 +225,8 @@ impl Core {
             .as_bytes()
             .iter()
             .fold(0u64, |sum, b| sum.wrapping_add(u64::from(*b)));
-        let turn = (location.handle.0.wrapping_add(session) % members.len() as u64) as usize;
+        let frame = offset / FRAME_PAYLOAD_BYTES_MAX as u64;
+        let turn = (location.handle.0.wrapping_add(session).wrapping_add(frame) % members.len() as u64) as usize;
         members.rotate_left(turn);
         let host = self.config.host_label.rsplit('/').next().unwrap_or_default();
         let far = |address: &str| host.is_empty() || address.rsplit_once(':').is_none_or(|(name, _)| name != host);
@@ -230,6 +243,7 @@ impl Core {
         member: &Member,
         piece: Piece,
         deadline: Instant,
+        progress: &Progress,
     ) -> std::result::Result<Bytes, Trouble> {
         let mut verify = false;
         loop {
@@ -237,7 +251,7 @@ impl Core {
                 .saturating_duration_since(Instant::now())
                 .min(self.config.server_timeout);
             let trouble = match self
-                .ask_member(location, member, piece.offset, piece.len, verify, left)
+                .ask_member(location, member, (piece.offset, piece.len), verify, left, progress)
                 .await
             {
                 Ok(read) => {
@@ -275,10 +289,10 @@ impl Core {
         &self,
         location: &Location,
         member: &Member,
-        offset: u64,
-        len: u32,
+        (offset, len): (u64, u32),
         verify: bool,
         within: Duration,
+        progress: &Progress,
     ) -> std::result::Result<ReplicaRead, Trouble> {
         let read = || {
             Body::Read(data::Read {
@@ -291,11 +305,14 @@ impl Core {
             })
         };
         let connection = self.pool.get(&member.address).await?;
+        progress.follow(&connection);
         let mut answer = connection.ask(read(), within).await;
         if !connection.fresh && matches!(answer, Err(Trouble::NoAnswer(_))) && !connection.alive() {
             // it had been closed while it was idle
             drop(connection);
-            answer = self.pool.get_fresh(&member.address).await?.ask(read(), within).await;
+            let connection = self.pool.get_fresh(&member.address).await?;
+            progress.follow(&connection);
+            answer = connection.ask(read(), within).await;
         }
         let Frame { body, payload } = answer?;
         let Body::ReadDone(done) = body else {
@@ -393,7 +410,7 @@ impl Core {
         verify: bool,
     ) -> Result<ReplicaRead> {
         let within = self.config.server_timeout;
-        self.ask_member(location, member, offset, len, verify, within)
+        self.ask_member(location, member, (offset, len), verify, within, &Progress::default())
             .await
             .map_err(|trouble| {
                 let server = Server::Chunkserver(member.address.clone());

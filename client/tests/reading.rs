@@ -9,7 +9,7 @@
 mod fake;
 
 use bytes::Bytes;
-use cairn_client::{Error, OpenMode, errno};
+use cairn_client::{ClientConfig, Error, OpenMode, errno};
 use cairn_proto::common::ErrorCode;
 use cairn_proto::session::Invalidation;
 use cairn_types::Inode;
@@ -118,6 +118,39 @@ async fn a_slow_replica_is_hedged() {
     let start = Instant::now();
     assert_eq!(file.read_at(0, 1000).await.unwrap(), data);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+/// Ten parts that take longer than the time to hedge together, and none of them by itself.
+#[tokio::test]
+async fn a_replica_that_is_sending_is_not_hedged() {
+    let cluster = Cluster::start(3).await;
+    let data = pattern(1, 1000);
+    let ino = file_of(&cluster, &data).await;
+    let patient = |c: &mut ClientConfig| {
+        c.hedge_after = Duration::from_secs(1);
+        c.server_timeout = Duration::from_secs(20);
+        c.timeout = Duration::from_secs(60);
+    };
+    let client = cluster.client_with(patient).await;
+    for server in &cluster.servers {
+        server.state().trickle = Some(Duration::from_millis(200));
+    }
+    let file = client.open(ino, OpenMode::READ).await.unwrap();
+    assert_eq!(file.read_at(0, 1000).await.unwrap(), data);
+    assert_eq!(reads(&cluster), 1);
+}
+
+/// The network of each carries a part.
+#[tokio::test]
+async fn a_large_read_is_spread_over_the_replicas() {
+    let cluster = Cluster::start(3).await;
+    let data = pattern(1, 6 * MIB);
+    let ino = file_of(&cluster, &data).await;
+    let client = cluster.client().await;
+    let file = client.open(ino, OpenMode::READ).await.unwrap();
+    assert_eq!(file.read_at(0, 6 * MIB).await.unwrap(), data);
+    let each: Vec<usize> = cluster.servers.iter().map(|s| s.state().reads.len()).collect();
+    assert_eq!(each, [2, 2, 2]);
 }
 
 #[tokio::test]

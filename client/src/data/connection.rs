@@ -6,10 +6,13 @@ use cairn_io::{BoxStream, Net};
 use cairn_proto::data::{Hello, frame_header::Body};
 use cairn_proto::frame::{Frame, read_frame, write_frame};
 use cairn_proto::{PROTOCOL, common::ErrorCode};
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -30,8 +33,45 @@ struct Life {
     address: String,
     /// Requests started and not answered.
     in_flight: AtomicUsize,
+    /// When bytes last came.
+    heard: Mutex<Option<Instant>>,
     /// Why it ended.
     cause: Mutex<Option<String>>,
+}
+
+/// Whether the server that was asked is sending.
+#[derive(Default)]
+pub(crate) struct Progress(Mutex<Option<Arc<Life>>>);
+
+impl Progress {
+    /// The answer comes on this connection.
+    pub fn follow(&self, connection: &Connection) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.life.clone());
+    }
+
+    /// When bytes last came on the connection that was followed last.
+    pub fn heard(&self) -> Option<Instant> {
+        let life = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = life.as_ref()?.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard
+    }
+}
+
+/// Notes when bytes come.
+struct Noting<'a, R> {
+    stream: R,
+    life: &'a Life,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Noting<'_, R> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            *self.life.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        polled
+    }
 }
 
 /// A request's answer on its way.
@@ -82,6 +122,7 @@ impl Connection {
         let life = Arc::new(Life {
             address: address.to_owned(),
             in_flight: AtomicUsize::new(0),
+            heard: Mutex::new(None),
             cause: Mutex::new(None),
         });
         let task = AbortOnDropHandle::new(tokio::spawn(run(stream, queue, life.clone())));
@@ -201,10 +242,11 @@ async fn send(
 }
 
 async fn receive(
-    mut stream: ReadHalf<BoxStream>,
+    stream: ReadHalf<BoxStream>,
     mut unanswered: mpsc::Receiver<oneshot::Sender<Frame>>,
     life: &Life,
 ) -> String {
+    let mut stream = Noting { stream, life };
     loop {
         let frame = match read_frame(&mut stream).await {
             Ok(Some(frame)) => frame,

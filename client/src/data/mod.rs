@@ -3,8 +3,8 @@
 mod connection;
 mod pool;
 
-pub(crate) use connection::{Answer, Connection};
-pub(crate) use pool::Pool;
+pub(crate) use connection::{Answer, Connection, Progress};
+pub(crate) use pool::{Lease, Pool};
 
 use cairn_proto::common::ErrorCode;
 use cairn_proto::data::Failed;

@@ -28,6 +28,8 @@ pub struct State {
     /// Does what it is asked, and says nothing.
     pub silent: bool,
     pub read_delay: Duration,
+    /// Answers to reads come in ten parts, so long after each other.
+    pub trickle: Option<Duration>,
     /// The next requests fail so, unseen.
     pub refuse: VecDeque<ErrorCode>,
     /// The next writes are applied, and the connection ends instead of the answer.
@@ -119,8 +121,21 @@ impl Server {
                 (None, Body::Sync(sync)) => (self.sync(&sync), Vec::new()),
                 (None, Body::Read(read)) => {
                     let delay = self.state().read_delay;
+                    let trickle = self.state().trickle;
                     tokio::time::sleep(delay).await;
-                    self.read(&read)
+                    let (answer, payload) = self.read(&read);
+                    if let Some(pause) = trickle {
+                        let mut frame = vec![];
+                        write_frame(&mut frame, answer, &payload).await.unwrap();
+                        for piece in frame.chunks(frame.len().div_ceil(10)) {
+                            tokio::time::sleep(pause).await;
+                            if stream.write_all(piece).await.is_err() {
+                                return;
+                            }
+                        }
+                        continue;
+                    }
+                    (answer, payload)
                 }
                 (None, other) => panic!("a client sent {other:?}"),
             };
