@@ -1,17 +1,16 @@
 //! Record append at the head of a chain (protocol R9): the record gets its place and its header, and goes down the chain
 //! and to the disk as mutations like any other. A chunk that has no room for it is filled to its end.
-use crate::limits::APPEND_SCAN_BYTES;
+use crate::limits::{APPEND_MUTATION_BYTES, APPEND_SCAN_BYTES};
 use crate::refusal::Refusal;
 use crate::replica::{Claim, Outcome, Place, Records, Wanted};
 use crate::shared::{Core, key_of};
 use crate::store::At;
 use bytes::{Bytes, BytesMut};
-use cairn_proto::data::{Append, Appended, Write};
+use cairn_proto::data::{Append, Appended, AskRoom, Room, Write};
 use cairn_proto::frame::checksums;
 use cairn_proto::record::{self, HEADER_BYTES, Header, Scanner};
 use cairn_proto::required;
 use cairn_types::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
-use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
 use cairn_types::{SessionId, Version};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -79,6 +78,7 @@ impl Core {
             bytes: record.len() as u64,
         };
         let now = self.env.clock.now();
+        replica.pace.used(session, wanted.bytes);
         let (offset, accepted) = match replica.claim(version, wanted)? {
             Claim::Had { answer, offset } => {
                 return Ok(Appending {
@@ -104,6 +104,28 @@ impl Core {
         };
         let done = self.set_going(replica.clone(), accepted);
         Ok(Appending { done, offset })
+    }
+
+    /// When a client's next records may be sent.
+    ///
+    /// # Errors
+    /// `ChunkFull` when there will be no room for them; why the chunk takes no records at all.
+    pub async fn ask_room(&self, ask: AskRoom) -> Result<Room, Refusal> {
+        let key = key_of(ask.handle, &ask.disk)?;
+        let version: Version = required(ask.version, "version")?.into();
+        let session = SessionId::try_from(&ask.session[..]).map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let Some(replica) = self.known_replica(key) else {
+            // created by the first record's grant, if it can be
+            return Ok(Room { bytes: ask.bytes });
+        };
+        replica.pace.forget_unused(self.env.clock.now());
+        let length = replica.length(version)?;
+        if length + replica.pace.given() + ask.bytes > CHUNK_SIZE_BYTES {
+            return Err(Refusal::ChunkFull);
+        }
+        let given = replica.pace.give(session, ask.bytes, &self.env).await;
+        let bytes = if given { ask.bytes } else { 0 };
+        Ok(Room { bytes })
     }
 
     /// Every record that the chunk holds whole.
@@ -144,10 +166,10 @@ fn finished(append: &Append, session: SessionId, offset: u64, mut record: BytesM
     record.freeze()
 }
 
-/// Bytes for the chunk, as mutations that a frame each holds.
+/// Bytes for the chunk, as mutations.
 fn mutations(append: &Append, offset: u64, bytes: Bytes) -> Vec<(Write, Bytes)> {
     let mutation = |from: usize| {
-        let payload = bytes.slice(from..bytes.len().min(from + FRAME_PAYLOAD_BYTES_MAX));
+        let payload = bytes.slice(from..bytes.len().min(from + APPEND_MUTATION_BYTES));
         let offset = offset + from as u64;
         let write = Write {
             handle: append.handle,
@@ -163,10 +185,7 @@ fn mutations(append: &Append, offset: u64, bytes: Bytes) -> Vec<(Write, Bytes)> 
         };
         (write, payload)
     };
-    (0..bytes.len())
-        .step_by(FRAME_PAYLOAD_BYTES_MAX)
-        .map(mutation)
-        .collect()
+    (0..bytes.len()).step_by(APPEND_MUTATION_BYTES).map(mutation).collect()
 }
 
 const _: () = assert!(APPEND_SCAN_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));

@@ -187,6 +187,13 @@ async fn take_requests<R: AsyncRead + Unpin>(
                     "a payload that no request of its kind has",
                 )));
             }
+            Body::AskRoom(request) => {
+                let core = core.clone();
+                task(&core.clone(), None, async move {
+                    let room = core.ask_room(request).await?;
+                    Ok((Body::Room(room), Bytes::new()))
+                })
+            }
             Body::Sync(request) => {
                 let core = core.clone();
                 task(&core.clone(), None, async move {

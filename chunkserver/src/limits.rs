@@ -24,6 +24,14 @@ pub const CHAIN_PLACES: usize = GOAL_MAX as usize;
 /// Sessions whose last sequence a chunk remembers; with more, the one longest silent is forgotten.
 pub const REMEMBERED_SESSIONS_MAX: usize = 1024;
 
+/// Bytes of records that may be on their way to one chunk at a time: what keeps its chain busy.
+pub const APPEND_ROOM_BYTES: u64 = 4 << 20;
+/// Who asks for room is told to ask again after this.
+pub const APPEND_ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Room that was given and not used is another's after this.
+pub const APPEND_ROOM_AGE_MAX: Duration = Duration::from_secs(3);
+/// Records go down the chain in mutations of at most so many bytes: each member passes on what it has whole.
+pub const APPEND_MUTATION_BYTES: usize = 256 << 10;
 /// Read at a time where a chunk is searched for its records.
 pub const APPEND_SCAN_BYTES: u64 = 1 << 20;
 
@@ -96,3 +104,4 @@ const _: () = assert!(REMEMBERED_SESSIONS_MAX * 28 + 1024 * 3 + 1024 < FRAME_HEA
 const _: () = assert!(INVENTORY_PAGE * 80 * 2 < CONTROL_MESSAGE_BYTES_MAX);
 const _: () = assert!(CONNECTION_REQUESTS_MAX > 1 && FRAME_PAYLOAD_BYTES_MAX > 0);
 const _: () = assert!(POOL_IDLE_TIME_MAX.as_secs() < CONNECTION_IDLE_MAX.as_secs());
+const _: () = assert!(APPEND_MUTATION_BYTES <= FRAME_PAYLOAD_BYTES_MAX);

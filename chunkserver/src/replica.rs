@@ -7,8 +7,10 @@
 //! `done <= applied <= accepted` and `done <= downstream <= accepted`, where `done = min(applied, downstream)` is what
 //! upstream has been told. Everything above `done` is in `pending`, so that downstream can be told again.
 mod append;
+mod pace;
 
 pub use append::{Claim, Records, Wanted};
+pub use pace::Pace;
 
 use crate::limits::REMEMBERED_SESSIONS_MAX;
 use crate::refusal::Refusal;
@@ -145,6 +147,7 @@ pub struct Replica<P = Place> {
     pub turn: tokio::sync::Mutex<()>,
     /// Records are given their places one at a time.
     pub appending: tokio::sync::Mutex<()>,
+    pub pace: Pace,
     /// New frames for downstream, or the chain was closed.
     link: Notify,
     /// The apply task has nothing more to do.
@@ -169,6 +172,7 @@ impl<P: Clone> Replica<P> {
             }),
             turn: tokio::sync::Mutex::new(()),
             appending: tokio::sync::Mutex::new(()),
+            pace: Pace::new(),
             link: Notify::new(),
             idle: Notify::new(),
         }

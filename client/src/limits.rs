@@ -8,6 +8,10 @@ pub const CALLS_MAX: usize = 512;
 pub const OUTGOING_MAX: usize = 64;
 /// Invalidations that the mount has not taken yet; more become one "everything".
 pub const INVALIDATIONS_MAX: usize = 4096;
+/// Records shorter than this are sent without asking for room first.
+pub const UNASKED_BYTES: usize = 64 << 10;
+/// Room asked for at a time, unless one record takes more.
+pub const ASK_BYTES_MAX: usize = 2 << 20;
 /// Connections to one chunkserver, in use and idle, and those kept idle.
 pub const CONNECTIONS_MAX: usize = 64;
 pub const CONNECTIONS_IDLE_MAX: usize = 16;

@@ -131,6 +131,15 @@ pub enum Claim {
 }
 
 impl<P: Clone> Replica<P> {
+    /// Bytes of the chunk once all that is accepted is applied.
+    ///
+    /// # Errors
+    /// As [`Replica::accept`].
+    pub fn length(&self, version: Version) -> Result<u64, Refusal> {
+        let mut state = self.lock();
+        Ok(head_at(&mut state.chain, version)?.end)
+    }
+
     /// Whether the chunk has to be read before a record of `session` may have a place.
     ///
     /// # Errors

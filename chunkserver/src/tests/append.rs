@@ -238,3 +238,28 @@ async fn r9_a_record_may_end_with_its_chunk() {
     assert_eq!(append_from(&mut wire, &members[0], 2, 0, b"").await, full);
     assert_records(&cluster, v(10), &[(from, 1, &[1; 16])]).await;
 }
+
+#[tokio::test]
+async fn records_that_take_long_are_sent_in_turn() {
+    let cluster = Cluster::start(1).await;
+    let members = cluster.members();
+    let head = &members[0];
+    let mut one = cluster.connect(0, session(1)).await.with_grant(&members);
+    let mut two = cluster.connect(0, session(2)).await.with_grant(&members);
+    // nothing is there yet that could be full
+    assert_eq!(one.ask_room(head, v(10), 1 << 20).await, Ok(1 << 20));
+    one.append(head, v(10), 1, b"first").await.unwrap();
+    // all the room there is, also for more than that
+    assert_eq!(one.ask_room(head, v(10), 10 << 20).await, Ok(10 << 20));
+    assert_eq!(two.ask_room(head, v(10), 1000).await, Ok(0));
+    // used at once by a record, and given to whoever asks next
+    let long = bytes(1, 10 << 20);
+    one.append(head, v(10), 2, &long).await.unwrap();
+    assert_eq!(two.ask_room(head, v(10), 1000).await, Ok(1000));
+    // what is given counts where the chunk's end is near
+    let left = CHUNK_SIZE_BYTES - (10 << 20) - 2048;
+    let failed = one.ask_room(head, v(10), left).await.unwrap_err();
+    assert_eq!(code(&failed), ErrorCode::ErrorChunkFull);
+    // and who was not asked about is taken all the same
+    assert!(two.append(head, v(10), 1, b"x").await.is_ok());
+}

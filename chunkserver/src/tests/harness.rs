@@ -10,7 +10,7 @@ use cairn_proto::chunkserver::order::What;
 use cairn_proto::chunkserver::order_done::Result as Done;
 use cairn_proto::chunkserver::*;
 use cairn_proto::common::{self, ErrorCode, Member};
-use cairn_proto::data::{self, Append, AppendMore, Grant, Hello, Read, Sync, Write, frame_header::Body};
+use cairn_proto::data::{self, Append, AppendMore, AskRoom, Grant, Hello, Read, Sync, Write, frame_header::Body};
 use cairn_proto::frame::{Frame, checksums, read_frame, write_frame};
 use cairn_types::{ChunkHandle, ClusterId, DiskId, Registration, ServerId, SessionId, Version};
 use std::collections::BTreeMap;
@@ -655,6 +655,23 @@ impl Wire {
             if frames.len() == 0 {
                 return;
             }
+        }
+    }
+
+    /// Asks for room for records; what was given.
+    pub async fn ask_room(&mut self, member: &Member, version: Version, bytes: u64) -> Result<u64, data::Failed> {
+        let ask = AskRoom {
+            handle: HANDLE.0,
+            version: Some(version.into()),
+            disk: member.disk.clone(),
+            session: Bytes::copy_from_slice(self.session.as_bytes()),
+            bytes,
+        };
+        self.send(Body::AskRoom(ask), &[]).await;
+        match self.receive().await.expect("closed").body {
+            Body::Room(room) => Ok(room.bytes),
+            Body::Failed(f) => Err(f),
+            other => panic!("{other:?}"),
         }
     }
 

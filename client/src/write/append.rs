@@ -4,7 +4,8 @@
 //! without them.
 use super::recover::{Setback, Stall};
 use crate::core::Core;
-use crate::data::{Answer, Trouble};
+use crate::data::{Answer, Lease, Trouble};
+use crate::limits::{ASK_BYTES_MAX, UNASKED_BYTES};
 use crate::node::{Node, State};
 use crate::{Error, Location, Result};
 use bytes::Bytes;
@@ -41,6 +42,81 @@ struct Record {
     sent: bool,
     done: oneshot::Sender<Result<u64>>,
     _budget: OwnedSemaphorePermit,
+}
+
+/// Room for records that take long on their way (`AskRoom`): asked for on a connection of its own, so that no answer to a
+/// record waits for it.
+struct Asking<'a> {
+    core: &'a Core,
+    location: &'a Location,
+    connection: Option<Lease>,
+    answer: Option<Answer>,
+    /// Bytes to be asked for; 0: none.
+    wanted: usize,
+    /// Bytes that may be sent.
+    room: usize,
+    /// There will be none.
+    full: bool,
+}
+
+impl<'a> Asking<'a> {
+    fn new(core: &'a Core, location: &'a Location) -> Self {
+        Self {
+            core,
+            location,
+            connection: None,
+            answer: None,
+            wanted: 0,
+            room: 0,
+            full: false,
+        }
+    }
+
+    /// Asks if that is wanted; returns when there is an answer. Cancel safe.
+    async fn answered(&mut self) {
+        if self.full || (self.wanted == 0 && self.answer.is_none()) {
+            return std::future::pending().await;
+        }
+        match self.ask().await {
+            Ok(Body::Room(room)) => self.room += room.bytes as usize,
+            Err(trouble) if trouble.code() == ErrorCode::ErrorChunkFull => self.full = true,
+            // whatever is wrong, a record's own answer tells
+            _ => self.room = usize::MAX / 2,
+        }
+        self.answer = None;
+    }
+
+    async fn ask(&mut self) -> std::result::Result<Body, Trouble> {
+        let head = self.location.members.first();
+        let head = head.ok_or_else(|| Trouble::Garbled("the chunk has no members".into()))?;
+        if self.connection.is_none() {
+            self.connection = Some(self.core.pool.get(&head.address).await?);
+        }
+        if self.answer.is_none()
+            && let Some(connection) = &self.connection
+        {
+            let ask = data::AskRoom {
+                handle: self.location.handle.0,
+                version: Some(self.location.version.into()),
+                disk: Bytes::copy_from_slice(head.disk.as_bytes()),
+                session: Bytes::copy_from_slice(self.core.session.id().as_bytes()),
+                bytes: self.wanted as u64,
+            };
+            self.answer = Some(connection.start(Body::AskRoom(ask), Bytes::new()).await?);
+        }
+        let Some(answer) = &mut self.answer else {
+            return Err(Trouble::Garbled("nothing was asked".into()));
+        };
+        let deadline = Instant::now() + self.core.config.server_timeout;
+        Ok(answer.until(deadline).await?.body)
+    }
+}
+
+/// A record about to be sent.
+struct Outgoing {
+    number: u64,
+    len: usize,
+    frames: Frames,
 }
 
 /// A record on its way.
@@ -96,7 +172,8 @@ impl Core {
             if let Err(setback) = pumped
                 && let Err(error) = Box::pin(self.recover(node, index, setback, &mut stall)).await
             {
-                node.state().appends.fail(&node.label(), &error);
+                let path = node.label();
+                node.state().appends.fail(&path, &error);
             }
             let mut state = node.state();
             if state.appends.queue.is_empty() {
@@ -137,8 +214,11 @@ impl Core {
         let mut flights: VecDeque<Flight> = VecDeque::new();
         let mut in_flight = 0;
         let mut heard = Instant::now();
+        let mut asking = Asking::new(self, &location);
         loop {
-            while let Some((number, len, frames)) = self.next_record_frames(node, &location, &flights, in_flight) {
+            while let Some(Outgoing { number, len, frames }) =
+                self.next_record_frames(node, &location, &flights, in_flight, &mut asking)
+            {
                 if flights.is_empty() {
                     heard = Instant::now();
                 }
@@ -146,41 +226,57 @@ impl Core {
                 flights.push_back(Flight { number, len, answer });
                 in_flight += len;
             }
-            let Some(Flight { number, len, answer }) = flights.front_mut() else {
+            if flights.is_empty() && asking.full {
+                // none of those left was ever sent there
+                return self.next_chunk(node, index, stall).await;
+            }
+            if flights.is_empty() && asking.wanted == 0 {
                 return Ok(());
+            }
+            let patience = flights.front().map_or(0, |flight| flight.len as u64 >> 20) * SECONDS_A_MIB;
+            let deadline = heard + self.config.server_timeout + Duration::from_secs(patience);
+            let front = async {
+                match flights.front_mut() {
+                    Some(flight) => flight.answer.until(deadline).await,
+                    None => std::future::pending().await,
+                }
             };
-            let patience = Duration::from_secs((*len as u64 >> 20) * SECONDS_A_MIB) + self.config.server_timeout;
             tokio::select! {
                 biased;
-                frame = answer.until(heard + patience) => {
+                frame = front => {
                     let offset = match frame {
                         Ok(frame) => match frame.body {
                             Body::Appended(appended) => appended.offset,
                             _ => return Err(setback(Trouble::Garbled("not an acknowledgement".into()))),
                         },
                         Err(trouble) if trouble.code() == ErrorCode::ErrorChunkFull => {
-                            stall.progress();
-                            let end = self.end_of_file(node).await.map_err(Setback::Master)?;
-                            node.state().appends.index = Some(chunk_index(end).max(index + 1));
-                            return Ok(());
+                            return self.next_chunk(node, index, stall).await;
                         }
                         Err(trouble) => return Err(setback(trouble)),
                     };
                     heard = Instant::now();
                     stall.progress();
                     self.pool.answered(&head.address);
-                    in_flight -= *len;
-                    let number = *number;
-                    flights.pop_front();
+                    let Some(Flight { number, len, .. }) = flights.pop_front() else { continue };
+                    in_flight -= len;
                     if !node.state().appended(&location, number, offset) {
                         // given up meanwhile
                         return Ok(());
                     }
                     self.mark_dirty(node.ino);
                 }
+                () = asking.answered() => {}
                 () = work.notified() => {}
             }
         }
+    }
+
+    /// The chunk is full without the records that are left, or will be.
+    async fn next_chunk(&self, node: &Node, index: u32, stall: &mut Stall) -> std::result::Result<(), Setback> {
+        stall.progress();
+        let end = self.end_of_file(node).await.map_err(Setback::Master)?;
+        node.state().appends.index = Some(chunk_index(end).max(index + 1));
+        Ok(())
     }
 
     /// The record behind those on their way, if there is one and room for it.
@@ -190,16 +286,37 @@ impl Core {
         location: &Location,
         flights: &VecDeque<Flight>,
         in_flight: usize,
-    ) -> Option<(u64, usize, Frames)> {
+        asking: &mut Asking,
+    ) -> Option<Outgoing> {
         let mut state = node.state();
         let size = state.size();
         let name = state.name.clone();
         let granted = state.chunks.get(&location.index).is_some_and(|chunk| chunk.granted);
+        asking.wanted = 0;
+        let waiting = state
+            .appends
+            .queue
+            .range(flights.len().min(state.appends.queue.len())..);
+        let bytes = waiting.map(|record| stored_bytes(record.data.len()) as usize);
+        let together = bytes.scan(0, |sum, bytes| {
+            *sum += bytes;
+            Some(*sum)
+        });
+        let together = together.take_while(|sum| *sum <= ASK_BYTES_MAX).last();
         let record = state.appends.queue.get_mut(flights.len())?;
         let len = record.data.len();
         let room = flights.len() < RECORDS_IN_FLIGHT_MAX && in_flight + len <= self.config.write_window_bytes;
         if !room && !flights.is_empty() {
             return None;
+        }
+        let stored = stored_bytes(len) as usize;
+        // one that may have its place already is asked about by sending it
+        if len >= UNASKED_BYTES && !record.sent {
+            if asking.room < stored {
+                asking.wanted = together.unwrap_or(0).max(stored);
+                return None;
+            }
+            asking.room -= stored;
         }
         record.sent = true;
         let append = data::Append {
@@ -227,7 +344,11 @@ impl Core {
             let more = record.data.slice(start..len.min(start + FRAME_PAYLOAD_BYTES_MAX));
             frames.push((Body::AppendMore(data::AppendMore {}), more));
         }
-        Some((record.number, len, frames))
+        Some(Outgoing {
+            number: record.number,
+            len,
+            frames,
+        })
     }
 }
 
