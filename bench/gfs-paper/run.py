@@ -20,6 +20,7 @@ PREFIX = "gfsp-"
 SWITCH = PREFIX + "switch"
 MASTER = "10.77.1.1"
 PORT = 7600
+WARM_UP = 2  # seconds
 CHUNK_PORT = 7610
 
 
@@ -46,9 +47,9 @@ def batch(tool, lines, net=None):
 
 
 def shaped(device, rate):
-    # a queue of 20 ms, as switches of the time had
-    burst = "64kb" if rate == NIC else "256kb"
-    return f"qdisc add dev {device} root tbf rate {rate} burst {burst} latency 20ms"
+    # a queue of 50 ms, about 600 KB
+    burst = "128kb" if rate == NIC else "256kb"
+    return f"qdisc add dev {device} root tbf rate {rate} burst {burst} latency 50ms"
 
 
 class Testbed:
@@ -142,7 +143,7 @@ class Testbed:
         raise RuntimeError("the cluster did not come up: " + (logs / "master.log").read_text()[-2000:])
 
     def clients(self, driver, mode, n, address, seconds, name):
-        """Rates of n clients, which begin together."""
+        """What each of n clients has done, which begin together: (when it ended, bytes) of each part."""
         log = f"{self.data}/logs/{mode}.log"
         started = []
         for i in range(n):
@@ -167,7 +168,21 @@ class Testbed:
             child.stdin.close()
             if child.wait(60):
                 raise RuntimeError(f"{mode}: a client failed at its end: {pathlib.Path(log).read_text()[-2000:]}")
-        return [a["bytes"] / 1e6 / a["seconds"] if a["seconds"] else 0.0 for a in answers], busy
+        return answers, busy
+
+
+def rate(parts, seconds):
+    """MB/s in all. Between the first and the last part that ended after the warm-up and before the time was over: neither
+    the start nor what was cut off is in it."""
+    steady = sorted(p for p in parts if WARM_UP <= p[0] <= seconds)
+    if len(steady) < 2:
+        return 0.0
+    return sum(size for _, size in steady[1:]) / 1e6 / (steady[-1][0] - steady[0][0])
+
+
+def whole_rates(answers):
+    """MB/s of each client that does one thing from its start to its end."""
+    return [size / 1e6 / end for answer in answers for end, size in answer]
 
 
 def cpu():
@@ -215,15 +230,18 @@ def main():
         address = bed.cluster(cairn)
         for mode in options.only.split(","):
             if mode == "read":
-                rates, _ = bed.clients(driver, "prepare", CLIENTS, address, 0, "set")
-                print(f"the file set was written at {sum(rates):.1f} MB/s", flush=True)
+                answers, _ = bed.clients(driver, "prepare", CLIENTS, address, 0, "set")
+                print(f"the file set was written at {sum(whole_rates(answers)):.1f} MB/s", flush=True)
             points = result["points"][mode] = []
             for n in counts:
                 name = str(CLIENTS) if mode == "read" else f"{mode}-{n}"
-                rates, busy = bed.clients(driver, mode, n, address, options.seconds, name)
-                points.append({"clients": n, "rate": sum(rates), "each": rates, "processors_busy": busy})
-                print(f"{mode:6} {n:2} clients: {sum(rates):6.2f} MB/s, each {min(rates):.2f} to {max(rates):.2f}, "
-                      f"processors {busy:.0%} busy", flush=True)
+                answers, busy = bed.clients(driver, mode, n, address, options.seconds, name)
+                if mode == "write":
+                    total = sum(whole_rates(answers))
+                else:
+                    total = rate([part for answer in answers for part in answer], options.seconds)
+                points.append({"clients": n, "rate": total, "processors_busy": busy})
+                print(f"{mode:6} {n:2} clients: {total:6.2f} MB/s, processors {busy:.0%} busy", flush=True)
                 if mode != "read":
                     subprocess.run(ns("m", cairn, "rm", "--master", address, f"/{name}*"), check=True)
         result["load"] = os.getloadavg()[1]

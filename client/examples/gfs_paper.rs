@@ -1,5 +1,5 @@
-//! One client of bench/gfs-paper: reads, writes or appends through the client library for some seconds, and prints its
-//! rate. It says "ready" when it has connected, and begins when a line comes on its standard input.
+//! One client of bench/gfs-paper: reads, writes or appends through the client library for some seconds, and prints when
+//! each part of it ended, in seconds, and its bytes. It says "ready" when it has connected, and begins when a line comes on its standard input.
 #![allow(clippy::disallowed_methods, reason = "it measures the real world")]
 use bytes::Bytes;
 use cairn_client::{Client, ClientConfig, Create, File, OpenMode};
@@ -18,27 +18,6 @@ const SET_FILE_BYTES: usize = 64 << 20;
 const REGION_BYTES: usize = 4 << 20;
 /// Records of one client under way.
 const APPENDS_AHEAD: usize = 8;
-/// Before rates are taken.
-const WARM_UP: Duration = Duration::from_secs(2);
-
-/// What was done, and when each part of it ended.
-struct Done {
-    bytes: usize,
-    seconds: f64,
-}
-
-/// The rate between the first and the last part that ended after the warm-up: neither the start nor what was cut off at
-/// the end is in it.
-fn steady(start: Instant, ends: &[(Instant, usize)]) -> Done {
-    let warm: Vec<_> = ends.iter().filter(|(end, _)| *end - start >= WARM_UP).collect();
-    let bytes = warm.iter().skip(1).map(|(_, bytes)| bytes).sum();
-    let seconds = match (warm.first(), warm.last()) {
-        (Some(first), Some(last)) => (last.0 - first.0).as_secs_f64(),
-        _ => 0.0,
-    };
-    Done { bytes, seconds }
-}
-
 async fn create(client: &Client, name: &str) -> cairn_client::Result<File> {
     let create = Create {
         mode: 0o644,
@@ -58,7 +37,10 @@ fn noise(len: usize, seed: u64) -> Bytes {
     bytes.into()
 }
 
-async fn read(files: &[File], until: Instant, seed: u64) -> cairn_client::Result<Vec<(Instant, usize)>> {
+/// When each part of the work ended, and how many bytes it was.
+type Ends = Vec<(Instant, usize)>;
+
+async fn read(files: &[File], until: Instant, seed: u64) -> cairn_client::Result<Ends> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut ends = vec![];
     while Instant::now() < until {
@@ -71,7 +53,7 @@ async fn read(files: &[File], until: Instant, seed: u64) -> cairn_client::Result
     Ok(ends)
 }
 
-async fn write(file: &File, start: Instant, until: Instant) -> cairn_client::Result<Done> {
+async fn write(file: &File, until: Instant) -> cairn_client::Result<Ends> {
     let data = noise(MB, 1);
     let mut bytes = 0;
     while Instant::now() < until {
@@ -80,11 +62,10 @@ async fn write(file: &File, start: Instant, until: Instant) -> cairn_client::Res
     }
     // every replica has all of it
     file.flush().await?;
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(Done { bytes, seconds })
+    Ok(vec![(Instant::now(), bytes)])
 }
 
-async fn append(file: &File, until: Instant) -> cairn_client::Result<Vec<(Instant, usize)>> {
+async fn append(file: &File, until: Instant) -> cairn_client::Result<Ends> {
     let data = noise(MB, 2);
     let mut ends = vec![];
     let mut under_way = FuturesUnordered::new();
@@ -104,6 +85,11 @@ async fn append(file: &File, until: Instant) -> cairn_client::Result<Vec<(Instan
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() -> Result<(), Box<dyn Error>> {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [mode, master, id, seconds, name] = &args[..] else {
         return Err("usage: gfs_paper MODE MASTER ID SECONDS NAME".into());
@@ -136,23 +122,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     std::io::stdin().read_line(&mut line)?;
     let start = Instant::now();
     let until = start + Duration::from_secs(seconds);
-    let done = match mode.as_str() {
+    let ends = match mode.as_str() {
         "prepare" => {
             let data = noise(SET_FILE_BYTES, id);
             for at in (0..SET_FILE_BYTES).step_by(1 << 20) {
                 files[0].write_at(at as u64, data.slice(at..at + (1 << 20))).await?;
             }
             files[0].flush().await?;
-            Done {
-                bytes: SET_FILE_BYTES,
-                seconds: start.elapsed().as_secs_f64(),
-            }
+            vec![(Instant::now(), SET_FILE_BYTES)]
         }
-        "read" => steady(start, &read(&files, until, id).await?),
-        "write" => write(&files[0], start, until).await?,
-        _ => steady(start, &append(&files[0], until).await?),
+        "read" => read(&files, until, id).await?,
+        "write" => write(&files[0], until).await?,
+        _ => append(&files[0], until).await?,
     };
-    println!("{{\"bytes\": {}, \"seconds\": {}}}", done.bytes, done.seconds);
+    let ends = ends
+        .iter()
+        .map(|(end, bytes)| format!("[{:.4}, {bytes}]", (*end - start).as_secs_f64()));
+    println!("[{}]", ends.collect::<Vec<_>>().join(", "));
     for file in files {
         file.close().await?;
     }
