@@ -267,13 +267,14 @@ impl Mean {
         }
     }
 
-    /// Chances to be drawn. Below-average use counts fully, above-average use a quarter; each disk's share falls as
-    /// its recent creations exceed the mean.
+    /// Chances to be drawn. Below-average use counts fully, above-average use a quarter; each disk's share falls steeply as
+    /// its recent creations exceed the mean, so that writers who begin together share few disks and links while others
+    /// have none.
     fn weight(&self, disk: &DiskView) -> u64 {
         let free = free_permille(disk).max(1);
         let by_use = if free >= self.free_permille { 4 * free } else { free };
         let busy = u64::from(disk.recent_creations).saturating_sub(self.creations);
-        (by_use * 64 / (1 + busy)).max(1)
+        (by_use * 64 / (1 + busy).saturating_pow(4)).max(1)
     }
 }
 
@@ -437,6 +438,26 @@ mod tests {
             };
             assert_ne!(place(&servers, &request, rng).places[0].server, servers[0].server);
         });
+    }
+
+    #[test]
+    fn chunks_created_together_share_few_disks_while_others_have_none() {
+        let mut used = 0;
+        for seed in 0..50 {
+            let mut servers: Vec<ServerView> = (0..16).map(|n| server(n, "")).collect();
+            let mut rng = StdRng::seed_from_u64(seed);
+            for _ in 0..5 {
+                for chosen in place(&servers, &three(), &mut rng).places {
+                    let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
+                    disks
+                        .filter(|d| d.disk == chosen.disk)
+                        .for_each(|d| d.recent_creations += 1);
+                }
+            }
+            used += servers.iter().filter(|s| s.disks[0].recent_creations > 0).count();
+        }
+        // of 15 replicas each time; by chance alone it would be 10
+        assert!(used > 50 * 13, "{used}");
     }
 
     #[test]
