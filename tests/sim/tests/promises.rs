@@ -296,11 +296,8 @@ async fn check_records(env: cairn_io::Env, records: Records, power_was_lost: boo
         ensure!(told.is_some(), "a record at {offset} that nobody appended: {first:?}");
         let before = found.insert(record.data, offset);
         ensure!(before.is_none(), "{first:?} is at {before:?} and at {offset}");
-        match told {
-            Some(Told::Synced(at) | Told::Appended(at)) => {
-                ensure!(at == offset, "{first:?}: told {at}, found at {offset}")
-            }
-            _ => {}
+        if let Some(Told::Synced(at) | Told::Appended(at)) = told {
+            ensure!(at == offset, "{first:?}: told {at}, found at {offset}");
         }
     }
     for (data, told) in records.borrow().iter() {
