@@ -257,7 +257,7 @@ async fn records_that_take_long_are_sent_in_turn() {
     one.append(head, v(10), 2, &long).await.unwrap();
     assert_eq!(two.ask_room(head, v(10), 1000).await, Ok(1000));
     // what is given counts where the chunk's end is near
-    let left = CHUNK_SIZE_BYTES - (10 << 20) - 2048;
+    let left = CHUNK_SIZE_BYTES - (10 << 20) - 1000;
     let failed = one.ask_room(head, v(10), left).await.unwrap_err();
     assert_eq!(code(&failed), ErrorCode::ErrorChunkFull);
     // and who was not asked about is taken all the same
