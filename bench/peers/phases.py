@@ -3,7 +3,7 @@
 master and the chunkservers each (by /proc/PID/task/*/schedstat: others on the machine do not count). PIDDIR is what
 common.sh keeps: /mnt/ram/cairn/pid."""
 import multiprocessing as mp, os, sys, time
-T = os.sysconf("SC_CLK_TCK")
+from meta import PHASES, readdir
 def cpu_of(pid):
     # schedstat: ns on CPU, summed over threads
     t = 0
@@ -19,26 +19,6 @@ def switches(pid):
                 if "ctxt_switches" in l: t += int(l.split()[1])
         except OSError: pass
     return t
-def create(d, n):
-    for i in range(n): os.close(os.open(f"{d}/f{i}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-def stat(d, n):
-    for i in range(n): os.stat(f"{d}/f{i}")
-def write4k(d, n):
-    b = b"x" * 4096
-    for i in range(n):
-        with open(f"{d}/f{i}", "wb", buffering=0) as f: f.write(b)
-def read4k(d, n):
-    for i in range(n):
-        with open(f"{d}/f{i}", "rb", buffering=0) as f:
-            if len(f.read(8192)) != 4096: raise SystemExit(f"short read in {d}/f{i}")
-def rename(d, n):
-    for i in range(n): os.rename(f"{d}/f{i}", f"{d}/g{i}")
-def readdir(d, n):
-    k = len(os.listdir(d))
-    if k != n: raise SystemExit(f"{d}: {k} entries, not {n}")
-def unlink(d, n):
-    for i in range(n): os.unlink(f"{d}/g{i}")
-PHASES = [create, stat, write4k, read4k, rename, readdir, unlink]
 def work(d, n, bar, q):
     os.makedirs(d)
     for f in PHASES:

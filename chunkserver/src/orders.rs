@@ -336,11 +336,10 @@ impl Orders {
         if order.anew {
             replica.remember(Remembered::default());
         }
+        // of nothing, nothing is left
+        let length = if order.anew { 0 } else { order.length };
         let cut = move |chunk: &Chunk| {
-            if order.anew {
-                chunk.truncate(At::Fenced(version), 0)?;
-            }
-            chunk.truncate(At::Fenced(version), order.length)?;
+            chunk.truncate(At::Fenced(version), length)?;
             chunk.sync()
         };
         self.on_chunk(key, cut).await

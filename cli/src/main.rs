@@ -17,6 +17,7 @@ mod remote;
 mod servers;
 mod settings;
 mod verbs;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -150,8 +151,8 @@ fn run(cli: Cli) -> Result<()> {
         }
     }
     let runtime = match worker_threads(&cli.verb) {
-        // one thread that nobody else hands work to is quicker than a pool of one
-        1 => tokio::runtime::Builder::new_current_thread(),
+        // one thread that nobody else hands work to is quicker than a pool of one; a copy hashes on another
+        1 if server => tokio::runtime::Builder::new_current_thread(),
         threads => {
             let mut pool = tokio::runtime::Builder::new_multi_thread();
             pool.worker_threads(threads);

@@ -18,7 +18,6 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
@@ -448,7 +447,7 @@ async fn promise_5_records_of_many_clients_are_there_once_and_whole() {
     let mut cluster = Cluster::start(6).await;
     let first = cluster.client().await;
     let ino = create(&first, "records").await.inode();
-    let done = Arc::new(AtomicUsize::new(0));
+    let (done, mut appended) = tokio::sync::watch::channel(0);
     let mut clients = vec![];
     for n in 0..CLIENTS {
         let (client, done) = (cluster.client().await, done.clone());
@@ -459,7 +458,7 @@ async fn promise_5_records_of_many_clients_are_there_once_and_whole() {
                 async move {
                     let data = record(n, i);
                     let offset = file.append_record(data.clone()).await.unwrap();
-                    done.fetch_add(1, Ordering::Relaxed);
+                    done.send_modify(|n| *n += 1);
                     (offset, data)
                 }
             });
@@ -472,9 +471,8 @@ async fn promise_5_records_of_many_clients_are_there_once_and_whole() {
     }
     // each time the head of the chunk that is appended to
     for part in 1..=3 {
-        while done.load(Ordering::Relaxed) < CLIENTS * RECORDS * part / 4 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let wanted = CLIENTS * RECORDS * part / 4;
+        appended.wait_for(|n| *n >= wanted).await.unwrap();
         let chunks = first.locations(ino, 0, 2).await.unwrap();
         let head = &chunks.last().unwrap().members[0].address;
         let found = cluster

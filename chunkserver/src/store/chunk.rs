@@ -18,33 +18,15 @@ use super::format::{
 };
 use super::locked;
 use super::recover::Found;
-use super::scrub::mismatches;
 use bytes::Bytes;
 use cairn_io::Boot;
 use cairn_types::layout::{BLOCK_SIZE_BYTES, BLOCKS_PER_CHUNK, CHUNK_SIZE_BYTES, block_pieces};
 use cairn_types::{ChunkHandle, DiskId, Version};
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
-
-/// Up to here blocks are read into memory of the thread when only a part of them is wanted: fresh memory costs more than
-/// the read.
-const SCRATCH_BYTES: usize = 2 * BLOCK_SIZE_BYTES as usize;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Whole blocks `first..after` of a chunk of `length` bytes, and their stored checksums.
-struct Blocks<'a> {
-    first: u32,
-    after: u32,
-    length: u64,
-    stored: &'a [u32],
-}
 
 /// The state and version that an operation asks of a replica; it is compared under the chunk's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -421,115 +403,6 @@ impl Chunk {
         Ok(())
     }
 
-    /// Reads up to `len` bytes at `offset`, fewer where the chunk ends. A piece that is all that its block holds
-    /// comes with the stored checksum and is not checked here unless `verify`; any other piece is checked as part of its
-    /// block and comes with its own. Header and table are looked at on the disk each time.
-    ///
-    /// # Errors
-    /// `WrongVersion`, `Corrupt`, `BadRange`, `DiskFailed`, `NotFound`, `TooManyFiles`.
-    pub fn read(&self, at: At, offset: u64, len: u64, verify: bool) -> Result<Pieces> {
-        if offset > CHUNK_SIZE_BYTES || len > CHUNK_SIZE_BYTES {
-            return Err(bad_range(offset, len, 0));
-        }
-        self.disk.readable()?;
-        let core = self.disk.read_core(&self.slot)?;
-        self.expect(&core, at)?;
-        let file = self.file(&core)?;
-        let length = core.status.length;
-        let end = (offset + len).min(length);
-        let first = (offset / BLOCK_SIZE_BYTES) as u32;
-        if offset >= end {
-            self.check_head(&core, &file, 0)?;
-            return Ok(Pieces {
-                data: Bytes::new(),
-                crcs: vec![],
-                length,
-            });
-        }
-        let after = end.div_ceil(BLOCK_SIZE_BYTES) as u32;
-        let table = self.check_head(&core, &file, after)?;
-        let stored = &table[first as usize..];
-        // whole blocks are read, so that those at the edges can be checked
-        let start = u64::from(first) * BLOCK_SIZE_BYTES;
-        let stop = length.min(u64::from(after) * BLOCK_SIZE_BYTES);
-        let blocks = Blocks {
-            first,
-            after,
-            length,
-            stored,
-        };
-        let (len, wanted) = (
-            (stop - start) as usize,
-            (offset - start) as usize..(end - start) as usize,
-        );
-        if len > SCRATCH_BYTES || 2 * wanted.len() > len {
-            let mut data = vec![0; len];
-            let crcs = self.read_blocks(&file, &blocks, &mut data, offset..end, verify)?;
-            let data = Bytes::from(data).slice(wanted);
-            return Ok(Pieces { data, crcs, length });
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(SCRATCH_BYTES, 0);
-            let data = &mut scratch[..len];
-            let crcs = self.read_blocks(&file, &blocks, data, offset..end, verify)?;
-            let data = Bytes::copy_from_slice(&data[wanted]);
-            Ok(Pieces { data, crcs, length })
-        })
-    }
-
-    /// Reads the whole blocks into `data`, checks those of which only a part is in `wanted` (all, with `verify`), and
-    /// gives the checksums of the pieces of `wanted`.
-    fn read_blocks(
-        &self,
-        file: &ChunkFile,
-        blocks: &Blocks<'_>,
-        data: &mut [u8],
-        wanted: Range<u64>,
-        verify: bool,
-    ) -> Result<Vec<u32>> {
-        let &Blocks {
-            first,
-            after,
-            length,
-            stored,
-        } = blocks;
-        let start = u64::from(first) * BLOCK_SIZE_BYTES;
-        if let Err(e) = file.read_data(data, start) {
-            let (_, unreadable) = file.hash_blocks(first, after - first, length, data);
-            tracing::error!(chunk = %self.handle(), disk = %self.disk_id(), error = %e, blocks = ?unreadable, "cannot be read");
-            return Err(self.corrupt(Damage::of_blocks(unreadable)));
-        }
-        let partial = |block: u32| {
-            let from = u64::from(block) * BLOCK_SIZE_BYTES;
-            from < wanted.start || from + block_len(block, length) > wanted.end
-        };
-        let bad: Vec<u32> = if verify {
-            mismatches(data, first, length, stored)
-        } else {
-            let mut edges = vec![first];
-            edges.extend((after - 1 > first).then_some(after - 1));
-            let bad = edges.into_iter().filter(|&block| {
-                let from = ((block - first) as usize) * BLOCK_SIZE_BYTES as usize;
-                let bytes = &data[from..from + block_len(block, length) as usize];
-                partial(block) && crc::crc(bytes) != stored[(block - first) as usize]
-            });
-            bad.collect()
-        };
-        if !bad.is_empty() {
-            return Err(self.corrupt(Damage::of_blocks(bad)));
-        }
-        let pieces = block_pieces(wanted.start, wanted.end - wanted.start);
-        let crcs = pieces.map(|(piece_at, piece_len)| {
-            let block = (piece_at / BLOCK_SIZE_BYTES) as u32;
-            if !partial(block) {
-                return stored[(block - first) as usize];
-            }
-            let from = (piece_at - start) as usize;
-            crc::crc(&data[from..from + piece_len as usize])
-        });
-        Ok(crcs.collect())
-    }
-
     /// Returns when all that was written before the call is on stable storage.
     ///
     /// # Errors
@@ -887,7 +760,7 @@ impl Chunk {
         Ok(())
     }
 
-    fn expect(&self, core: &Core, at: At) -> Result<()> {
+    pub(super) fn expect(&self, core: &Core, at: At) -> Result<()> {
         self.sound(core)?;
         if core.status.version != at.version() || core.status.state != at.state() {
             return Err(self.wrong_version(core, at));
@@ -905,7 +778,7 @@ impl Chunk {
     }
 
     /// Remembers the damage; the error says all that is known.
-    fn corrupt(&self, damage: Damage) -> StoreError {
+    pub(super) fn corrupt(&self, damage: Damage) -> StoreError {
         self.slot.note(&damage);
         StoreError::Corrupt {
             handle: self.handle(),
@@ -913,7 +786,7 @@ impl Chunk {
         }
     }
 
-    fn file(&self, core: &Core) -> Result<Arc<ChunkFile>> {
+    pub(super) fn file(&self, core: &Core) -> Result<Arc<ChunkFile>> {
         self.file_or_fault(core)?
             .map_err(|fault| self.corrupt(Damage::of_header(fault)))
     }
@@ -944,7 +817,7 @@ impl Chunk {
         Ok(Ok(file))
     }
 
-    fn check_head(&self, core: &Core, file: &ChunkFile, blocks: u32) -> Result<Vec<u32>> {
+    pub(super) fn check_head(&self, core: &Core, file: &ChunkFile, blocks: u32) -> Result<Vec<u32>> {
         match self.read_and_judge(core, file, blocks) {
             Ok(Some(crcs)) => Ok(crcs),
             Ok(None) => Err(self.corrupt(Damage {
@@ -1008,6 +881,6 @@ fn check_range(offset: u64, data: &[u8], crcs: &[u32]) -> Result<()> {
     Ok(())
 }
 
-fn bad_range(offset: u64, len: u64, checksums: usize) -> StoreError {
+pub(super) fn bad_range(offset: u64, len: u64, checksums: usize) -> StoreError {
     StoreError::BadRange { offset, len, checksums }
 }

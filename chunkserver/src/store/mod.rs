@@ -21,6 +21,7 @@ mod floor;
 mod format;
 mod index;
 mod journal;
+mod read;
 mod recover;
 mod scrub;
 mod stamp;

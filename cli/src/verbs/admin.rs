@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::failure::{Failure, Result, plain};
 use crate::output::{count, human_bytes, human_duration, json, table, time};
 use crate::remote::NO_MASTER;
+use crate::whole::WholeFile;
 use cairn_client::Admin;
 use cairn_io::Env;
 use cairn_proto::admin::{Health, Server, StatusAnswer};
@@ -215,33 +216,14 @@ async fn save(admin: &Admin, file: &Path, out: Out<'_>) -> Result<()> {
         }
         return Ok(());
     }
-    // under its final name only when all of it is on the disk
-    let local = |e: std::io::Error| Failure::local(file, &e);
-    let directory = file
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let name = file
-        .file_name()
-        .ok_or_else(|| Failure::usage("checkpoint save: give a file"))?;
-    let temporary = directory.join(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+    let mut whole = WholeFile::create(file)?;
     let mut bytes = 0;
-    let written: Result<()> = async {
-        let mut f = std::fs::File::create(&temporary).map_err(local)?;
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(failed)?;
-            bytes += piece.len() as u64;
-            std::io::Write::write_all(&mut f, &piece).map_err(local)?;
-        }
-        f.sync_all().map_err(local)?;
-        std::fs::rename(&temporary, file).map_err(local)?;
-        std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(local)
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(failed)?;
+        bytes += piece.len() as u64;
+        whole.write(&piece)?;
     }
-    .await;
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary); // best effort: the error itself is what is told
-    }
-    written?;
+    whole.finish()?;
     writeln!(out, "saved {} to {}", human_bytes(bytes), file.display())?;
     Ok(())
 }

@@ -5,12 +5,13 @@ use crate::failure::{Failure, Result, plain};
 use crate::output::{json, table};
 use crate::path::ClusterPath;
 use crate::remote::{Remote, fail};
+use crate::whole::WholeFile;
 use bytes::Bytes;
 use cairn_client::{Create, File, OpenMode};
 use cairn_types::limits::RECORD_BYTES_MAX;
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Read};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -138,18 +139,15 @@ pub async fn records(remote: &Remote, options: &Records, mut out: Out<'_>) -> Re
     let file = remote.open(&path, OpenMode::READ).await?;
     let mut reader = file.records(options.from);
     let mut listed = vec![];
-    let mut output = match &options.output {
-        Some(local) => Some(std::fs::File::create(local).map_err(|e| Failure::local(local, &e))?),
-        None => None,
-    };
+    let mut output = options.output.as_deref().map(WholeFile::create).transpose()?;
     let mut left = options.count.unwrap_or(u64::MAX);
     while left > 0 {
         let Some(record) = reader.next().await.map_err(fail(&path))? else {
             break;
         };
         left -= 1;
-        if let (Some(file), Some(local)) = (&mut output, &options.output) {
-            file.write_all(&record.data).map_err(|e| Failure::local(local, &e))?;
+        if let Some(whole) = &mut output {
+            whole.write(&record.data)?;
         } else if options.data {
             out.write_all(&record.data)?;
             out.write_all(b"\n")?;
@@ -163,9 +161,8 @@ pub async fn records(remote: &Remote, options: &Records, mut out: Out<'_>) -> Re
         }
     }
     file.close().await.map_err(fail(&path))?;
-    if let (Some(file), Some(local)) = (output, &options.output) {
-        file.sync_all().map_err(|e| Failure::local(local, &e))?;
-        return Ok(());
+    if let Some(whole) = output {
+        return whole.finish();
     }
     if options.json {
         let path = path.to_string();

@@ -1,0 +1,139 @@
+//! Reading a chunk: whole blocks come from the disk, so that those of which only a part is wanted can be checked.
+use super::Result;
+use super::chunk::{At, Chunk, Pieces, bad_range};
+use super::crc;
+use super::error::Damage;
+use super::file::ChunkFile;
+use super::format::block_len;
+use super::scrub::mismatches;
+use bytes::Bytes;
+use cairn_types::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, block_pieces};
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Up to here blocks are read into memory of the thread when only a part of them is wanted: fresh memory costs more than
+/// the read.
+const SCRATCH_BYTES: usize = 2 * BLOCK_SIZE_BYTES as usize;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whole blocks `first..after` of a chunk of `length` bytes, and their stored checksums.
+struct Blocks<'a> {
+    first: u32,
+    after: u32,
+    length: u64,
+    stored: &'a [u32],
+}
+
+impl Chunk {
+    /// Reads up to `len` bytes at `offset`, fewer where the chunk ends. A piece that is all that its block holds
+    /// comes with the stored checksum and is not checked here unless `verify`; any other piece is checked as part of its
+    /// block and comes with its own. Header and table are looked at on the disk each time.
+    ///
+    /// # Errors
+    /// `WrongVersion`, `Corrupt`, `BadRange`, `DiskFailed`, `NotFound`, `TooManyFiles`.
+    pub fn read(&self, at: At, offset: u64, len: u64, verify: bool) -> Result<Pieces> {
+        if offset > CHUNK_SIZE_BYTES || len > CHUNK_SIZE_BYTES {
+            return Err(bad_range(offset, len, 0));
+        }
+        self.disk.readable()?;
+        let core = self.disk.read_core(&self.slot)?;
+        self.expect(&core, at)?;
+        let file = self.file(&core)?;
+        let length = core.status.length;
+        let end = (offset + len).min(length);
+        let first = (offset / BLOCK_SIZE_BYTES) as u32;
+        if offset >= end {
+            self.check_head(&core, &file, 0)?;
+            return Ok(Pieces {
+                data: Bytes::new(),
+                crcs: vec![],
+                length,
+            });
+        }
+        let after = end.div_ceil(BLOCK_SIZE_BYTES) as u32;
+        let table = self.check_head(&core, &file, after)?;
+        let stored = &table[first as usize..];
+        // whole blocks are read, so that those at the edges can be checked
+        let start = u64::from(first) * BLOCK_SIZE_BYTES;
+        let stop = length.min(u64::from(after) * BLOCK_SIZE_BYTES);
+        let blocks = Blocks {
+            first,
+            after,
+            length,
+            stored,
+        };
+        let (len, wanted) = (
+            (stop - start) as usize,
+            (offset - start) as usize..(end - start) as usize,
+        );
+        if len > SCRATCH_BYTES || 2 * wanted.len() > len {
+            let mut data = vec![0; len];
+            let crcs = self.read_blocks(&file, &blocks, &mut data, offset..end, verify)?;
+            let data = Bytes::from(data).slice(wanted);
+            return Ok(Pieces { data, crcs, length });
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(SCRATCH_BYTES, 0);
+            let data = &mut scratch[..len];
+            let crcs = self.read_blocks(&file, &blocks, data, offset..end, verify)?;
+            let data = Bytes::copy_from_slice(&data[wanted]);
+            Ok(Pieces { data, crcs, length })
+        })
+    }
+
+    /// Reads the whole blocks into `data`, checks those of which only a part is in `wanted` (all, with `verify`), and
+    /// gives the checksums of the pieces of `wanted`.
+    fn read_blocks(
+        &self,
+        file: &ChunkFile,
+        blocks: &Blocks<'_>,
+        data: &mut [u8],
+        wanted: Range<u64>,
+        verify: bool,
+    ) -> Result<Vec<u32>> {
+        let &Blocks {
+            first,
+            after,
+            length,
+            stored,
+        } = blocks;
+        let start = u64::from(first) * BLOCK_SIZE_BYTES;
+        if let Err(e) = file.read_data(data, start) {
+            let (_, unreadable) = file.hash_blocks(first, after - first, length, data);
+            tracing::error!(chunk = %self.handle(), disk = %self.disk_id(), error = %e, blocks = ?unreadable, "cannot be read");
+            return Err(self.corrupt(Damage::of_blocks(unreadable)));
+        }
+        let partial = |block: u32| {
+            let from = u64::from(block) * BLOCK_SIZE_BYTES;
+            from < wanted.start || from + block_len(block, length) > wanted.end
+        };
+        let bad: Vec<u32> = if verify {
+            mismatches(data, first, length, stored)
+        } else {
+            let mut edges = vec![first];
+            edges.extend((after - 1 > first).then_some(after - 1));
+            let bad = edges.into_iter().filter(|&block| {
+                let from = ((block - first) as usize) * BLOCK_SIZE_BYTES as usize;
+                let bytes = &data[from..from + block_len(block, length) as usize];
+                partial(block) && crc::crc(bytes) != stored[(block - first) as usize]
+            });
+            bad.collect()
+        };
+        if !bad.is_empty() {
+            return Err(self.corrupt(Damage::of_blocks(bad)));
+        }
+        let pieces = block_pieces(wanted.start, wanted.end - wanted.start);
+        let crcs = pieces.map(|(piece_at, piece_len)| {
+            let block = (piece_at / BLOCK_SIZE_BYTES) as u32;
+            if !partial(block) {
+                return stored[(block - first) as usize];
+            }
+            let from = (piece_at - start) as usize;
+            crc::crc(&data[from..from + piece_len as usize])
+        });
+        Ok(crcs.collect())
+    }
+}
