@@ -628,7 +628,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.list(ino, fh, offset, false, reply, |mut reply, items| {
+        self.list(ino, fh, offset, false, reply, |mut reply, items, _| {
             let full = |item: &DirectoryItem| {
                 let (kind, name) = (file_type(item.attr.kind), OsStr::from_bytes(&item.name));
                 reply.add(INodeNo(item.attr.ino.0), item.offset, kind, name)
@@ -641,7 +641,8 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let ttl = self.0.limits.attr_ttl.min(self.0.limits.entry_ttl);
-        self.list(ino, fh, offset, true, reply, move |mut reply, items| {
+        self.list(ino, fh, offset, true, reply, move |mut reply, items, age| {
+            let ttl = ttl.saturating_sub(age);
             let full = |item: &DirectoryItem| {
                 let (attr, name) = (file_attr(&item.attr), OsStr::from_bytes(&item.name));
                 reply.add(attr.ino, item.offset, name, &ttl, &attr, GENERATION)
@@ -816,7 +817,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 }
 
 impl<F: FileSystem> Adapter<F> {
-    /// READDIR and READDIRPLUS; `fill` says how many items fitted.
+    /// READDIR and READDIRPLUS; `fill` is told how old the items may be, and says how many fitted.
     fn list<R: Fail>(
         &self,
         ino: INodeNo,
@@ -824,20 +825,20 @@ impl<F: FileSystem> Adapter<F> {
         offset: u64,
         plus: bool,
         reply: R,
-        fill: impl FnOnce(R, &[DirectoryItem]) -> usize + Send + 'static,
+        fill: impl FnOnce(R, &[DirectoryItem], Duration) -> usize + Send + 'static,
     ) {
         let op = if plus { "readdirplus" } else { "readdir" };
         let Some(listing) = self.0.listings.get(fh.0) else {
             return refuse(op, ino.0, reply, &Error::BadHandle);
         };
-        if let Some(page) = listing.take(&*self.0.fs, offset, plus) {
-            let fitted = fill(reply, at_once(&page, plus));
+        if let Some((page, age)) = listing.take(&*self.0.fs, inode(ino), offset, plus) {
+            let fitted = fill(reply, at_once(&page, plus), age);
             return listing.keep(offset, page, fitted);
         }
         let fs = self.0.fs.clone();
         let work = async move { fs.readdir(inode(ino), offset, !plus).await };
         self.run(op, ino, reply, work, move |reply, page: DirectoryListing| {
-            let fitted = fill(reply, at_once(&page, plus));
+            let fitted = fill(reply, at_once(&page, plus), Duration::ZERO);
             listing.keep(offset, page, fitted);
         });
     }

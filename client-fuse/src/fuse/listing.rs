@@ -1,12 +1,14 @@
 //! Directories that programs have open for listing.
 //!
 //! The kernel asks for as much as fits a program's buffer, the master is asked for a large page: what is left of it
-//! answers the next requests. Names may be as old as the listing, which POSIX leaves open; attributes are given only
-//! where they are known to be right.
+//! answers the next requests. Names alone may be as old as the listing, which POSIX leaves open. With attributes the
+//! kernel takes a name for what it then leads to: those are given only where that is known to be right.
 use super::lock;
 use crate::filesystem::{DirectoryItem, DirectoryListing, FileSystem};
+use cairn_types::Inode;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Items with attributes that are made ready for one request: more than a program's buffer takes.
 const WITH_ATTR_MAX: usize = 256;
@@ -39,20 +41,35 @@ struct Left {
 }
 
 impl Listing {
-    /// What follows `offset`, if it is here; with attributes as they are now, with `plus`. Empty: the end. It is taken:
-    /// `keep` what was not given.
-    pub fn take<F: FileSystem>(&self, fs: &F, offset: u64, plus: bool) -> Option<DirectoryListing> {
+    /// What follows `offset` in `directory`, if it is here; with attributes as they are now, with `plus`, and how long ago
+    /// that was proved. Empty: the end. It is taken: `keep` what was not given.
+    pub fn take<F: FileSystem>(
+        &self,
+        fs: &F,
+        directory: Inode,
+        offset: u64,
+        plus: bool,
+    ) -> Option<(DirectoryListing, Duration)> {
         let Left { after, items, end } = lock(&self.0).take()?;
         if after != offset || (items.is_empty() && !end) {
             return None;
         }
         let mut items: Vec<DirectoryItem> = items.into();
+        let mut oldest = Duration::ZERO;
         if plus {
             for item in items.iter_mut().take(WITH_ATTR_MAX) {
-                (item.attr, _) = fs.known_attr(item.attr.ino)?;
+                let (attr, age) = match &item.name[..] {
+                    b"." | b".." => fs.known_attr(item.attr.ino)?,
+                    name => {
+                        let (found, age) = fs.known_name(directory, name)?;
+                        (found.filter(|attr| attr.ino == item.attr.ino)?, age)
+                    }
+                };
+                item.attr = attr;
+                oldest = oldest.max(age);
             }
         }
-        Some(DirectoryListing { items, end })
+        Some((DirectoryListing { items, end }, oldest))
     }
 
     /// The kernel has got `fitted` items of what follows `offset`.
@@ -78,15 +95,20 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use cairn_client::{Attr, FileKind};
-    use cairn_types::Inode;
-    use std::time::Duration;
 
-    /// Knows the attributes of inodes below its number.
-    struct Knows(u64);
+    const DIR: Inode = Inode(1000);
+    const AGE: Duration = Duration::from_millis(300);
+
+    /// Knows what names that are numbers lead to: below its number, to the inode of that number; the second is where
+    /// another one now is.
+    struct Knows(u64, Option<u64>);
     impl FileSystem for Knows {
         type Handle = ();
-        fn known_attr(&self, ino: Inode) -> Option<(Attr, Duration)> {
-            (ino.0 < self.0).then(|| (attr(ino, 7), Duration::ZERO))
+        fn known_name(&self, parent: Inode, name: &[u8]) -> Option<(Option<Attr>, Duration)> {
+            assert_eq!(parent, DIR);
+            let n: u64 = std::str::from_utf8(name).unwrap().parse().unwrap();
+            let ino = if self.1 == Some(n) { 99 } else { n };
+            (n < self.0).then(|| (Some(attr(Inode(ino), 7)), AGE))
         }
     }
 
@@ -125,33 +147,35 @@ mod tests {
 
     #[test]
     fn what_did_not_fit_answers_the_next_request_and_the_end_is_known() {
-        let (fs, listing) = (Knows(0), Listing::default());
+        let (fs, listing) = (Knows(0, None), Listing::default());
         listing.keep(0, page(1..6, true), 2);
-        let rest = listing.take(&fs, 20, false).unwrap();
+        let rest = listing.take(&fs, DIR, 20, false).unwrap().0;
         assert_eq!(rest.items[0].offset, 30);
         listing.keep(20, rest, 3);
-        let rest = listing.take(&fs, 50, false).unwrap();
+        let rest = listing.take(&fs, DIR, 50, false).unwrap().0;
         assert!(rest.items.is_empty() && rest.end);
         listing.keep(50, rest, 0);
-        assert!(listing.take(&fs, 50, false).is_some(), "asked once more");
+        assert!(listing.take(&fs, DIR, 50, false).is_some(), "asked once more");
     }
 
     #[test]
     fn another_place_and_the_end_of_a_page_are_asked_for() {
-        let (fs, listing) = (Knows(0), Listing::default());
+        let (fs, listing) = (Knows(0, None), Listing::default());
         listing.keep(0, page(1..6, true), 2);
-        assert!(listing.take(&fs, 0, false).is_none(), "rewound: all anew");
+        assert!(listing.take(&fs, DIR, 0, false).is_none(), "rewound: all anew");
         listing.keep(0, page(1..6, false), 5);
-        assert!(listing.take(&fs, 50, false).is_none());
+        assert!(listing.take(&fs, DIR, 50, false).is_none());
     }
 
     #[test]
     fn attributes_that_may_have_changed_are_asked_for_again() {
         let listing = Listing::default();
         listing.keep(0, page(1..6, true), 2);
-        let rest = listing.take(&Knows(10), 20, true).unwrap();
-        assert!(rest.items.iter().all(|item| item.attr.uid == 7));
-        listing.keep(0, page(1..6, true), 2);
-        assert!(listing.take(&Knows(5), 20, true).is_none());
+        let (rest, age) = listing.take(&Knows(10, None), DIR, 20, true).unwrap();
+        assert!(age == AGE && rest.items.iter().all(|item| item.attr.uid == 7));
+        for fs in [Knows(5, None), Knows(10, Some(4))] {
+            listing.keep(0, page(1..6, true), 2);
+            assert!(listing.take(&fs, DIR, 20, true).is_none());
+        }
     }
 }
