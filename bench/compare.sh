@@ -16,6 +16,7 @@ for round in $(seq "$ROUNDS"); do for parts in "${GROUPS_OF_PARTS[@]}"; do for n
     # shellcheck disable=SC2086
     "$P/bench.sh" "$m" $parts >> "$O/$n.$round.run" 2>> "$O/$n.err" || echo "$n: bench failed, see $O/$n.err" >&2
   else echo "$n: did not come up, see $O/$n.up" >&2; fi
+  "$P/$n.sh" rss >> "$O/$n.$round.run"
   "$P/$n.sh" down >&2
 done; done; done
 # shellcheck disable=SC2086

@@ -1,7 +1,8 @@
 //! Writing through the chain and reading back (protocol R1, R6, R8, R9, R10).
 use super::harness::*;
-use cairn_proto::common::ErrorCode;
-use cairn_proto::data::frame_header::Body;
+use cairn_proto::common::{ErrorCode, Member};
+use cairn_proto::data::{Welcome, frame_header::Body};
+use cairn_proto::frame::{read_frame, write_frame};
 use cairn_types::Version;
 use std::time::Duration;
 
@@ -301,6 +302,54 @@ async fn r1_a_silent_member_breaks_the_chain_within_the_deadline() {
     assert_eq!(code(&failed), ErrorCode::ErrorChainBroken);
     assert_eq!(failed.culprit.unwrap().address, silent.address);
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+}
+
+/// A member that welcomes and then says nothing more.
+async fn silent_member() -> Member {
+    let listener = cairn_io::Net::bind(&cairn_io::RealNet, "127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let member = Member {
+        server: bytes(8, 16).into(),
+        disk: bytes(9, 16).into(),
+        address: listener.local_addr().unwrap().to_string(),
+    };
+    let server = member.server.clone();
+    tokio::spawn(async move {
+        let mut kept = vec![];
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let hello = read_frame(&mut stream).await.unwrap().unwrap();
+            assert!(matches!(hello.body, Body::Hello(_)), "{hello:?}");
+            let welcome = Welcome {
+                server: server.clone(),
+                ..Default::default()
+            };
+            write_frame(&mut stream, Body::Welcome(welcome), &[]).await.unwrap();
+            kept.push(stream);
+        }
+    });
+    member
+}
+
+#[tokio::test]
+async fn r8_a_sync_waits_for_a_silent_member_as_long_as_it_is_told() {
+    let mut cluster = Cluster::start(0).await;
+    let mut node = Node::new(1, &cluster.address);
+    node.config.sync_deadline = Duration::from_millis(700);
+    node.config.chain_deadline = Duration::from_secs(3600);
+    node.start().await;
+    cluster.nodes.push(node);
+    let mut members = cluster.members();
+    let mut wire = cluster.connect(0, session(1)).await.with_grant(&members);
+    wire.write(&members[0], v(10), 0, b"alone").await.unwrap();
+    members.push(silent_member().await);
+    cluster.master.fence(&members[0], v(11)).await;
+    cluster.master.install(&members[0], v(11), &members).await;
+    let failed = wire.sync(&members[0], v(11)).await.unwrap_err();
+    assert_eq!(code(&failed), ErrorCode::ErrorChainBroken);
+    assert_eq!(failed.culprit.unwrap(), members[1]);
+    let message = failed.error.unwrap().message;
+    assert!(message.contains("700ms"), "{message}");
 }
 
 #[tokio::test]

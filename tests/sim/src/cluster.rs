@@ -20,6 +20,9 @@ const DATA_PORT: u16 = 7610;
 const MASTER: &str = "master:7600";
 const POLL: Duration = Duration::from_millis(100);
 
+/// What [`Chunkserver::start`] takes.
+pub type ServerDisk = (Arc<dyn Disk>, Option<PathBuf>);
+
 /// The real servers with short times, on machines `master`, `cs0`, `cs1`, ...
 pub struct Cluster {
     pub world: World,
@@ -33,13 +36,26 @@ impl Cluster {
     }
 
     pub fn start_traced(seed: u64, chunkservers: usize, trace: Trace) -> Result<Self> {
+        Self::start_with(seed, chunkservers, trace, |config, disks, env| async {
+            let _server = Chunkserver::start(config, disks, env).await?;
+            std::future::pending().await
+        })
+    }
+
+    /// With other software than just a chunkserver on the servers: it is given the configuration and the disks.
+    pub fn start_with<F, Fut>(seed: u64, chunkservers: usize, trace: Trace, software: F) -> Result<Self>
+    where
+        F: Fn(ChunkserverConfig, Vec<ServerDisk>, Env) -> Fut + Clone + 'static,
+        Fut: Future<Output = Result<()>> + 'static,
+    {
         let mut world = World::with_trace(seed, trace);
         world.machine("master", 1, master);
         let servers: Vec<String> = (0..chunkservers).map(|n| format!("cs{n}")).collect();
         for name in &servers {
-            let name = name.clone();
-            world.machine(&name.clone(), 1, move |env, disks| {
-                chunkserver(name.clone(), env, disks)
+            let (config, software) = (chunkserver(name), software.clone());
+            world.machine(name, 1, move |env, disks| {
+                let disks = disks.into_iter().map(|disk| (Arc::new(disk) as Arc<dyn Disk>, None));
+                software(config.clone(), disks.collect(), env)
             });
         }
         let mut cluster = Self { world, servers };
@@ -189,8 +205,8 @@ async fn master(env: Env, disks: Vec<SimDisk>) -> Result<()> {
     bail!("the master halted: {halt}")
 }
 
-async fn chunkserver(name: String, env: Env, disks: Vec<SimDisk>) -> Result<()> {
-    let config = ChunkserverConfig {
+fn chunkserver(name: &str) -> ChunkserverConfig {
+    ChunkserverConfig {
         listen: any(DATA_PORT),
         advertise: Some(format!("{name}:{DATA_PORT}")),
         health_listen: None,
@@ -199,11 +215,5 @@ async fn chunkserver(name: String, env: Env, disks: Vec<SimDisk>) -> Result<()> 
         chain_deadline: Duration::from_secs(1),
         sync_deadline: Duration::from_secs(3),
         ..ChunkserverConfig::default()
-    };
-    let disks = disks
-        .into_iter()
-        .map(|disk| (Arc::new(disk) as Arc<dyn Disk>, None))
-        .collect();
-    let _server = Chunkserver::start(config, disks, env).await?;
-    std::future::pending().await
+    }
 }

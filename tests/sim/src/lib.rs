@@ -11,7 +11,7 @@ pub mod single;
 mod workload;
 mod world;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, ServerDisk};
 pub use model::FileModel;
 pub use report::{run, seeds, with_seed};
 pub use workload::Files;
