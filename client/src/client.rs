@@ -557,8 +557,9 @@ impl Core {
         }
     }
 
-    /// Changes attributes. What was written here before is committed first when size or times change, so that neither
-    /// comes later and undoes them.
+    /// Changes attributes. What was written here is acknowledged before size or times change, and committed before the
+    /// size does, so that neither comes later and undoes them. A commit and a time go to the master together: the commit
+    /// says that it had not seen the time, and leaves it.
     pub async fn set_attr(self: &Arc<Self>, ino: Inode, change: SetAttr) -> Result<Attr> {
         let (atime_ns, atime_now) = wire_time(change.atime);
         let (mtime_ns, mtime_now) = wire_time(change.mtime);
@@ -588,11 +589,18 @@ impl Core {
         let _alone = node.shape.write().await;
         Box::pin(self.flush(&node)).await?;
         let _one = node.committing.lock().await;
-        Box::pin(self.commit_locked(&node)).await?;
-        let attr = self.attr_of(self.session.call(request, within).await?)?;
         let Some(size) = change.size else {
+            let commit = Box::pin(self.commit_locked(&node));
+            let (commits, set) = tokio::join!(commit, self.session.call(request.clone(), within));
+            let mut attr = self.attr_of(set?)?;
+            if commits? > 1 {
+                // the later ones may have seen the time
+                attr = self.attr_of(self.session.call(request, within).await?)?;
+            }
             return Ok(node.state().learned(attr, true));
         };
+        Box::pin(self.commit_locked(&node)).await?;
+        let attr = self.attr_of(self.session.call(request, within).await?)?;
         let gone = node.state().resized(size, attr.clone());
         self.forget_chunks(gone);
         Ok(attr)

@@ -209,11 +209,14 @@ impl Core {
             return Ok(());
         }
         let _one = node.committing.lock().await;
-        Box::pin(self.commit_locked(node)).await
+        Box::pin(self.commit_locked(node)).await?;
+        Ok(())
     }
 
-    /// As `commit`, by who holds `committing`.
-    pub async fn commit_locked(self: &Arc<Self>, node: &Arc<Node>) -> Result<()> {
+    /// As `commit`, by who holds `committing`. How many calls it took: with more than one, all but the first may have
+    /// seen what the master told since.
+    pub async fn commit_locked(self: &Arc<Self>, node: &Arc<Node>) -> Result<u32> {
+        let mut calls = 0;
         let deadline = Instant::now() + self.config.timeout;
         // what is acknowledged from here on is another commit's
         let targets: Vec<(u32, u64)> = node
@@ -224,7 +227,7 @@ impl Core {
             .collect();
         loop {
             let Some(plan) = node.state().commit_plan(&targets) else {
-                return Ok(());
+                return Ok(calls);
             };
             let missing: Vec<u32> = plan
                 .chunks
@@ -246,6 +249,7 @@ impl Core {
                 generation_seen: plan.generation,
                 kill_suid: false,
             });
+            calls += 1;
             match self.session.call(request, within).await {
                 Ok(answer) => {
                     let attr = match answer {
