@@ -245,13 +245,14 @@ impl Core {
         }
     }
 
-    /// Starts the tasks that see to what was accepted.
+    /// Starts the tasks that see to what was accepted: first the way down, so that the members below write at the same
+    /// time as this one.
     pub fn set_going(self: &Arc<Self>, replica: Arc<Replica>, accepted: Accepted) -> oneshot::Receiver<Outcome> {
-        if accepted.start_apply {
-            self.spawn(apply(self.clone(), replica.clone()));
-        }
         if accepted.start_link {
-            self.spawn(link::run(self.clone(), replica, accepted.term));
+            self.spawn(link::run(self.clone(), replica.clone(), accepted.term));
+        }
+        if accepted.start_apply {
+            self.spawn(apply(self.clone(), replica));
         }
         accepted.answer
     }

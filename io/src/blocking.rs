@@ -57,15 +57,21 @@ fn waits() -> Option<i64> {
 
 const PROBATION_MIN: u32 = 64;
 const PROBATION_MAX: u32 = 1 << 16;
+/// Calls in the calling task without a wait after which those before them are forgiven: one in so many may be for a
+/// lock or for memory, and holds up the others for less than to change threads each time.
+const FORGIVEN_AFTER: u32 = 1000;
 
 /// Whether calls of one kind, at one place, wait. One that does puts all on other threads until many in a row have not
 /// waited, and each time more are asked for; who calls a disk that is slow now and then is so held up less and less.
+/// Waits that are rare are forgiven.
 #[derive(Debug)]
 pub struct Habit {
     /// Calls that must not wait before one is made in the calling task.
     probation: AtomicU32,
     /// How many the next one that waits makes it.
     next: AtomicU32,
+    /// Calls in the calling task since the last that waited.
+    quick: AtomicU32,
 }
 
 impl Default for Habit {
@@ -73,6 +79,7 @@ impl Default for Habit {
         Self {
             probation: AtomicU32::new(PROBATION_MIN),
             next: AtomicU32::new(PROBATION_MIN),
+            quick: AtomicU32::new(0),
         }
     }
 }
@@ -88,11 +95,18 @@ impl Habit {
         if waited {
             let next = self.next.load(Ordering::Relaxed);
             self.probation.store(next, Ordering::Relaxed);
+            self.quick.store(0, Ordering::Relaxed);
             if probation == 0 {
                 self.next.store((next * 2).min(PROBATION_MAX), Ordering::Relaxed);
             }
         } else if probation > 0 {
             self.probation.store(probation - 1, Ordering::Relaxed);
+        } else {
+            let quick = self.quick.load(Ordering::Relaxed).saturating_add(1);
+            self.quick.store(quick, Ordering::Relaxed);
+            if quick == FORGIVEN_AFTER {
+                self.next.store(PROBATION_MIN, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -123,6 +137,23 @@ mod tests {
         (0..1000).for_each(|_| habit.note(true));
         (0..PROBATION_MAX).for_each(|_| habit.note(false));
         assert!(habit.is_quick());
+    }
+
+    #[test]
+    fn a_wait_after_many_calls_without_one_costs_no_more_than_the_first() {
+        let habit = Habit::default();
+        (0..PROBATION_MIN).for_each(|_| habit.note(false));
+        for quick in [FORGIVEN_AFTER - 1, FORGIVEN_AFTER, FORGIVEN_AFTER] {
+            (0..quick).for_each(|_| habit.note(false));
+            habit.note(true);
+            // the first was too early, and made the next one dearer
+            (0..PROBATION_MIN).for_each(|_| habit.note(false));
+            assert!(habit.is_quick(), "after {quick}");
+        }
+        (0..FORGIVEN_AFTER - 1).for_each(|_| habit.note(false));
+        habit.note(true);
+        (0..PROBATION_MIN).for_each(|_| habit.note(false));
+        assert!(!habit.is_quick());
     }
 
     #[test]

@@ -307,9 +307,11 @@ fn mark_sent(shared: &Shared, number: u64) -> Option<Call> {
     let call = table.calls.get_mut(&number)?;
     let request = call.request.clone()?;
     call.sent = Some(Instant::now());
+    let told = call.reply.is_none();
     Some(Call {
         sequence: number,
         acknowledged,
+        told,
         request: Some(request),
     })
 }

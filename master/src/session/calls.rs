@@ -161,6 +161,7 @@ fn spawn(
             }
             answer(&world, id, result, &changed)
         };
+        connection.release();
         // a client that has gone asks again on its next stream
         let _ = connection.out.send(Ok(answer)).await;
     });

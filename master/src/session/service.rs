@@ -174,8 +174,14 @@ async fn read(
         }
         match message.body {
             Some(from_client::Body::Call(call)) => {
-                if let Some(answer) = calls::call(core, id, connection, call) {
-                    room.send(Ok(answer));
+                let told = call.told;
+                match calls::call(core, id, connection, call) {
+                    Some(answer) if told => connection.hold(answer),
+                    Some(answer) => {
+                        connection.release();
+                        room.send(Ok(answer));
+                    }
+                    None => {}
                 }
             }
             Some(from_client::Body::PushesDone(number)) => {
@@ -184,6 +190,7 @@ async fn read(
                 world.sessions.flush();
             }
             Some(from_client::Body::Ping(_)) => {
+                connection.release();
                 room.send(Ok(FromMaster {
                     body: Some(from_master::Body::Pong(Pong {})),
                 }));

@@ -6,13 +6,13 @@
 //!
 //! An answer to a change is held back until the other clients that had seen what changed have confirmed the push
 //! ([`Barrier`]), for a bounded time: so whoever hears of the change by another way finds it there (promise 6).
-use crate::limits::{INTEREST_MAX, INVALIDATIONS_MAX, PUSH_INVALIDATIONS_MAX, PUSHES_MAX};
+use crate::limits::{INTEREST_MAX, INVALIDATIONS_MAX, PUSH_INVALIDATIONS_MAX, PUSHES_MAX, SESSION_HELD_MAX};
 use cairn_proto::session::{FromMaster, Invalidation, Push, from_master};
 use cairn_types::limits::SESSION_OPEN_MAX;
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,34 @@ pub struct Connection {
     pub out: Outbound,
     /// Cancelled when another stream takes over, or the session ends.
     pub over: CancellationToken,
+    /// Answers that nobody waits for: a message of their own would wake the client for nothing.
+    held: Arc<Mutex<VecDeque<FromMaster>>>,
+}
+
+impl Connection {
+    /// Keeps an answer back that nobody waits for, until [`Connection::release`].
+    pub fn hold(&self, answer: FromMaster) {
+        let many = {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.push_back(answer);
+            held.len() >= SESSION_HELD_MAX
+        };
+        if many {
+            self.release();
+        }
+    }
+
+    /// Sends what is held: right before something that is sent anyway, so that both go in one piece. What there is no
+    /// room for stays; a client that has gone asks again on its next stream.
+    pub fn release(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(answer) = held.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(Ok(answer))) = self.out.try_send(Ok(answer)) {
+                held.push_front(answer);
+                return;
+            }
+        }
+    }
 }
 
 pub struct Session {
@@ -255,6 +283,7 @@ impl Sessions {
             number: self.connections,
             out,
             over: CancellationToken::new(),
+            held: Arc::default(),
         };
         self.unseen(id);
         let session = self.all.get_mut(&id)?;
@@ -586,6 +615,40 @@ mod tests {
         sessions.opened(id(2), Sequence(1), A);
         assert!(sessions.end(id(1)).0.is_empty());
         assert_eq!(sessions.end(id(2)).0, [A]);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_held_back_bounded_and_in_order() {
+        let mut sessions = table(1);
+        let (out, mut receiver) = mpsc::channel(SESSION_HELD_MAX);
+        let connection = sessions.connect(id(1), out, Duration::ZERO).unwrap();
+        let answer = |sequence| FromMaster {
+            body: Some(from_master::Body::Answer(cairn_proto::session::Answer {
+                sequence,
+                ..Default::default()
+            })),
+        };
+        let mut sent = || {
+            std::iter::from_fn(|| match receiver.try_recv().ok()?.ok()?.body? {
+                from_master::Body::Answer(answer) => Some(answer.sequence),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+        };
+        connection.hold(answer(1));
+        connection.hold(answer(2));
+        assert!(sent().is_empty());
+        connection.release();
+        assert_eq!(sent(), [1, 2]);
+        let many: Vec<u64> = (1..=SESSION_HELD_MAX as u64).collect();
+        many.iter().for_each(|n| connection.hold(answer(*n)));
+        // it is full: what is held then is kept until there is room
+        connection.hold(answer(100));
+        connection.release();
+        assert_eq!(sent(), many);
+        assert!(sent().is_empty());
+        connection.release();
+        assert_eq!(sent(), [100]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -145,6 +145,7 @@ impl Client {
 
     pub async fn send(&mut self, sequence: u64, request: Request) {
         let call = ss::Call {
+            told: false,
             sequence,
             acknowledged: 0,
             request: Some(request),
