@@ -188,9 +188,10 @@ impl Cluster {
         let output = self.try_cairn(args)?;
         ensure!(
             output.ok(),
-            "cairn {:?}: {:?}\n{}",
+            "cairn {:?}: {:?}\n{}{}",
             words(args),
             output.code,
+            output.text(),
             output.stderr
         );
         Ok(output.text())
