@@ -13,7 +13,7 @@ cairn() { nsenter --net=/run/netns/peer "$CAIRN" "$@" --master 10.77.0.1:7400 --
 # room MIB: until the tmpfs has so much
 room() {
   local i a
-  for i in $(seq 60); do
+  for i in $(seq 120); do
     a=$(df --output=avail -B1M "$M/.." | tail -1); [ "$a" -ge "$1" ] && return; sleep 1
   done
   echo "cp.sh: only $a MiB free" >&2; exit 1
