@@ -25,16 +25,18 @@ timed() {
   awk -v s="$s" -v e="$(date +%s.%N)" -v c="$c" -v d="$(cpu)" -v m="$MIB" \
     'BEGIN{print m*1.048576/(e-s), (d-c)*1024/m}' >> "$T/$n"
 }
+# as cairn cp: on the servers' disks when it returns, so that the kernel has no page left that could not be dropped
+durably() { cp "$T/src" "$1"; sync "$1"; }
 same() { cmp "$T/src" "$1" || { echo "cp.sh: $1 differs" >&2; exit 1; }; }
 head -c "${MIB}M" /dev/urandom > "$T/src"
 for _ in $(seq "$ROUNDS"); do
   for how in cp cairn; do
     room $((MIB * 7 / 2))
     case $how in
-      cp) timed cp_in cp "$T/src" "$M/f";;
+      cp) timed cp_in durably "$M/f";;
       cairn) timed cairn_in cairn cp "$T/src" cairn:/f;;
     esac
-    sleep 1; echo 1 > /proc/sys/vm/drop_caches
+    echo 1 > /proc/sys/vm/drop_caches
     case $how in
       cp) timed cp_out cp "$M/f" "$T/out";;
       cairn) timed cairn_out cairn cp cairn:/f "$T/out";;
