@@ -546,6 +546,16 @@ fn places(world: &World, disks: &[DiskId]) -> Result<Vec<Member>, NotBegun> {
 }
 
 impl World {
+    /// The chunk's members that answer, and from whose disk it is served.
+    pub fn within_reach(&self, chunk: &ChunkInfo, now: Duration) -> Vec<DiskId> {
+        let mut members = chunk.members.clone();
+        members.retain(|disk| {
+            let server = self.servers.server_of(*disk);
+            server.is_some_and(|s| self.leases.is_up(s, now)) && !self.is_out_of_service(chunk.handle, *disk)
+        });
+        members
+    }
+
     /// The server says, under its present registration, that it serves nothing of this chunk from this disk (R5).
     pub fn is_out_of_service(&self, handle: ChunkHandle, disk: DiskId) -> bool {
         let unreadable = |r: &Replica| r.state == ReplicaState::ReplicaDamaged;

@@ -333,7 +333,15 @@ impl Core {
         };
         if targets.is_empty() {
             let useful = !task.mend.is_empty() || (task.add == 0 && !task.leave.is_empty());
-            return useful && self.repair_by(world, &chunk, &task, Vec::new());
+            if !useful {
+                return false;
+            }
+            // those that stay may be too few to go on by themselves
+            let mut fit = world.within_reach(&chunk, self.now());
+            fit.retain(|disk| !task.leave.contains(disk));
+            let missing = self.minimum(chunk.goal).saturating_sub(fit.len());
+            let joining = self.further_members(world, &chunk, missing);
+            return self.repair_by(world, &chunk, &task, joining);
         }
         let Some((server, disk)) = source else { return false };
         let filled = world.servers.replica(disk, task.handle).is_some();
@@ -380,6 +388,17 @@ impl Core {
             },
         );
         true
+    }
+
+    /// Places for so many members that are to be filled when the others are fenced.
+    pub fn further_members(&self, world: &mut World, chunk: &ChunkInfo, missing: usize) -> Vec<DiskId> {
+        if missing == 0 || world.safe_mode {
+            return Vec::new();
+        }
+        let servers = chunk.members.iter().filter_map(|d| world.servers.server_of(*d));
+        let existing: Vec<_> = servers.collect();
+        let placement = self.place(world, missing, "", &existing, &[]);
+        placement.places.iter().map(|p| p.disk).collect()
     }
 
     fn targets(&self, world: &mut World, chunk: &ChunkInfo, task: &Task) -> Vec<DiskId> {
@@ -530,7 +549,7 @@ fn standing(world: &World, chunk: &ChunkInfo, disk: DiskId, now: Duration) -> St
     }
     // fenced at the logged version: its install was lost with its stream
     let installed = replica.version == chunk.version && replica.state == ReplicaState::ReplicaInstalled;
-    if !installed || replica.suspect || replica.damaged {
+    if !installed || replica.suspect || replica.damaged || replica.waits {
         return Standing::Damaged;
     }
     match world.state.disk(disk) {

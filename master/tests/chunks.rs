@@ -343,6 +343,94 @@ async fn a_lost_server_is_replaced_after_the_delay_and_its_stale_replica_deleted
     master.shutdown().await.unwrap();
 }
 
+/// A client may wait for long without a word; what hangs is given up soon.
+fn patient() -> cairn_master::MasterConfig {
+    cairn_master::MasterConfig {
+        session_timeout_ms: 60_000,
+        call_timeout_ms: 3_000,
+        order_timeout_ms: 150,
+        ..config()
+    }
+}
+
+/// What an attempt that failed has fenced serves nothing, and may be all that is left.
+#[tokio::test]
+async fn a_replica_that_was_fenced_and_left_alone_is_brought_back_with_new_members() {
+    let disk = disk();
+    let master = start(patient(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (_, chunk, mut servers) = written(&master, &mut client).await;
+    let mut last = servers.pop().unwrap();
+    let last_disk = last.disk.clone();
+    // all three are there when it begins; two are never heard again
+    client.send(10, complaint(&chunk)).await;
+    while last.replicas[&chunk.handle].installed {
+        last.receive().await.expect("an order");
+    }
+    drop(servers);
+    let last = last.run();
+    client.answer(10).await.unwrap();
+    let located = client.locate(chunk.inode, false).await.remove(0);
+    assert_eq!(version(&located), version(&chunk), "two were needed");
+    let others = [
+        Server::register(&master, 4, BTreeMap::new()).await.run(),
+        Server::register(&master, 5, BTreeMap::new()).await.run(),
+    ];
+    let mended = until("a reconfiguration", async || {
+        let located = client.locate(chunk.inode, false).await.remove(0);
+        (version(&located) > version(&chunk)).then_some(located)
+    })
+    .await;
+    assert!(mended.members.iter().any(|m| m.disk[..] == last_disk[..]), "{mended:?}");
+    for server in [last].into_iter().chain(others) {
+        server.stop().await;
+    }
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn r7_who_was_told_to_wait_for_what_failed_does_not_wait_for_ever() {
+    let disk = disk();
+    let master = start(patient(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (_, chunk, mut servers) = written(&master, &mut client).await;
+    let mut third = servers.pop().unwrap();
+    let running: Vec<_> = servers.into_iter().map(Server::run).collect();
+    // it is not known to be well, so that the others are not fenced before it
+    let doubted = Request::Complain(ss::Complain {
+        handle: chunk.handle,
+        version: chunk.version,
+        server: bytes::Bytes::copy_from_slice(third.id.as_bytes()),
+        for_write: true,
+        ..Default::default()
+    });
+    third.deaf_to = |what| matches!(what, order::What::Fence(_));
+    client.send(10, doubted).await;
+    while third.orders.is_empty() {
+        third.receive().await.expect("an order");
+    }
+    let (replicas, id, deaf_to) = (third.replicas.clone(), third.disk.clone(), third.deaf_to);
+    drop(third);
+    let third = Server::register_deaf(&master, 3, replicas, Default::default(), id, deaf_to);
+    let third = third.await.unwrap();
+    assert_eq!(third.verdict(chunk.handle), Some(cs::Verdict::Wait));
+    let third = third.run();
+    client.answer(10).await.unwrap();
+    let mut third = third.stop().await;
+    assert!(third.replicas[&chunk.handle].installed, "nothing has come to it");
+    third.deaf_to = |_| false;
+    let third = third.run();
+    until("a reconfiguration", async || {
+        let located = client.locate(chunk.inode, false).await.remove(0);
+        (version(&located) > version(&chunk)).then_some(())
+    })
+    .await;
+    for server in [third].into_iter().chain(running) {
+        server.stop().await;
+    }
+    master.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn p7_members_and_what_is_not_of_this_log_are_never_confirmed() {
     let disk = disk();

@@ -27,6 +27,8 @@ pub struct Replica {
     pub length: u64,
     pub suspect: bool,
     pub damaged: bool,
+    /// Its server was told to wait (R7), and nothing was installed since: it answers no reads.
+    pub waits: bool,
 }
 
 pub struct Disk {

@@ -23,6 +23,7 @@ impl Replica {
             length: r.length,
             suspect: r.suspect,
             damaged: r.damaged || r.state() == ReplicaState::ReplicaDamaged,
+            waits: false,
         }
     }
 
@@ -79,8 +80,9 @@ impl Core {
             if world.servers.server_of(disk) != Some(server) {
                 continue;
             }
-            let replica = Replica::from_wire(reported);
+            let mut replica = Replica::from_wire(reported);
             let verdict = self.judge(world, handle, disk, &replica);
+            replica.waits = verdict == wire::Verdict::Wait;
             if let Some(known) = world.servers.disk_mut(disk) {
                 known.replicas.insert(handle, replica);
             }
@@ -156,6 +158,7 @@ impl Core {
             {
                 replica.state = ReplicaState::ReplicaInstalled;
             }
+            replica.waits = before.is_some_and(|b| b.waits);
             known.replicas.insert(handle, replica);
             if replica.damaged && before.is_none_or(|b| !b.damaged) {
                 self.corrupt(world, handle, disk, &[]);
@@ -283,6 +286,7 @@ impl Core {
                         length: f.length,
                         suspect,
                         damaged,
+                        waits: false,
                     };
                     known.replicas.insert(handle, replica);
                 }
@@ -348,6 +352,7 @@ impl Core {
                         length,
                         suspect: false,
                         damaged: false,
+                        waits: false,
                     };
                     known.replicas.insert(handle, replica);
                 }
@@ -438,28 +443,13 @@ impl Core {
             leaving.extend(broken);
         }
         let minimum = self.minimum(chunk.goal);
-        let mut fit: Vec<DiskId> = (chunk.members.iter().copied())
-            .filter(|disk| {
-                let server = world.servers.server_of(*disk);
-                server.is_some_and(|s| world.leases.is_up(s, now)) && !world.is_out_of_service(chunk.handle, *disk)
-            })
-            .collect();
+        let mut fit = world.within_reach(chunk, now);
         if !leave_them && fit.iter().filter(|disk| !leaving.contains(disk)).count() < minimum {
             // the others alone are too few: better a broken link than no chain
             leaving.clear();
         }
         fit.retain(|disk| !leaving.contains(disk));
-        let missing = minimum.saturating_sub(fit.len());
-        let mut joining = Vec::new();
-        if missing > 0 && !world.safe_mode {
-            let existing: Vec<_> = chunk
-                .members
-                .iter()
-                .filter_map(|d| world.servers.server_of(*d))
-                .collect();
-            let placement = self.place(world, missing, "", &existing, &[]);
-            joining = placement.places.iter().map(|p| p.disk).collect();
-        }
+        let joining = self.further_members(world, chunk, minimum.saturating_sub(fit.len()));
         let wish = Wish {
             why,
             joining,
@@ -489,4 +479,5 @@ const UNREADABLE: Replica = Replica {
     length: 0,
     suspect: false,
     damaged: true,
+    waits: false,
 };

@@ -307,6 +307,18 @@ impl Server {
         cluster: bytes::Bytes,
         disk: Vec<u8>,
     ) -> Result<Server, tonic::Status> {
+        Self::register_deaf(master, id, replicas, cluster, disk, |_| false).await
+    }
+
+    /// Orders come as soon as it has registered.
+    pub async fn register_deaf(
+        master: &Master,
+        id: u128,
+        replicas: BTreeMap<u64, Replica>,
+        cluster: bytes::Bytes,
+        disk: Vec<u8>,
+        deaf_to: fn(&order::What) -> bool,
+    ) -> Result<Server, tonic::Status> {
         let server = ServerId::from_bits(id);
         let (out, messages) = mpsc::channel(1000);
         let reported = cs::Disk {
@@ -355,7 +367,7 @@ impl Server {
             floor: registered.floor.unwrap().into(),
             verdicts: Vec::new(),
             orders: Vec::new(),
-            deaf_to: |_| false,
+            deaf_to,
             confirmed: Vec::new(),
             out,
             stream,
