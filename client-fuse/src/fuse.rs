@@ -38,6 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 /// One request of the kernel carries at most this much: a frame of the data plane.
 const REQUEST_BYTES_MAX: u32 = FRAME_PAYLOAD_BYTES_MAX as u32;
@@ -52,6 +53,18 @@ pub(crate) struct Limits {
     pub timeout: Duration,
     pub attr_ttl: Duration,
     pub entry_ttl: Duration,
+}
+
+impl Limits {
+    /// How long the kernel may keep attributes and a name that were asked for, or proved, so long ago.
+    fn left(&self, age: Duration) -> (Duration, Duration) {
+        (self.attr_ttl.saturating_sub(age), self.entry_ttl.saturating_sub(age))
+    }
+
+    /// Where the kernel takes one figure for the name and the attributes.
+    fn left_of_both(&self, age: Duration) -> Duration {
+        self.attr_ttl.min(self.entry_ttl).saturating_sub(age)
+    }
 }
 
 /// What a FUSE connection and the mount share.
@@ -237,10 +250,9 @@ impl<F: FileSystem> Adapter<F> {
         reply: ReplyEntry,
         work: impl Future<Output = Result<Attr>> + Send + 'static,
     ) {
-        let Limits {
-            attr_ttl, entry_ttl, ..
-        } = self.0.limits;
+        let (limits, asked) = (self.0.limits, Instant::now());
         self.run(op, parent, reply, work, move |reply, attr| {
+            let (attr_ttl, entry_ttl) = limits.left(asked.elapsed());
             reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(&attr), GENERATION);
         });
     }
@@ -252,9 +264,9 @@ impl<F: FileSystem> Adapter<F> {
         reply: ReplyAttr,
         work: impl Future<Output = Result<Attr>> + Send + 'static,
     ) {
-        let ttl = self.0.limits.attr_ttl;
+        let (limits, asked) = (self.0.limits, Instant::now());
         self.run(op, ino, reply, work, move |reply, attr| {
-            reply.attr(&ttl, &file_attr(&attr))
+            reply.attr(&limits.left(asked.elapsed()).0, &file_attr(&attr))
         });
     }
 
@@ -321,24 +333,22 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let Limits {
-            attr_ttl, entry_ttl, ..
-        } = self.0.limits;
+        let (limits, asked) = (self.0.limits, Instant::now());
         if let Some((found, age)) = self.0.fs.known_name(inode(parent), name.as_bytes()) {
             let attr = found.map_or(NO_SUCH_NAME, |attr| file_attr(&attr));
-            // as if it had been answered when it was proved
-            let (attr_ttl, entry_ttl) = (attr_ttl.saturating_sub(age), entry_ttl.saturating_sub(age));
+            let (attr_ttl, entry_ttl) = limits.left(age);
             return reply.entry_with_ttls(&attr_ttl, &entry_ttl, &attr, GENERATION);
         }
         let (fs, name) = (self.0.fs.clone(), bytes(name));
         let work = async move {
             match fs.lookup(inode(parent), &name).await {
                 Ok(attr) => Ok(file_attr(&attr)),
-                Err(e) if e.errno() == Linux::NOENT.raw_os_error() && !entry_ttl.is_zero() => Ok(NO_SUCH_NAME),
+                Err(e) if e.errno() == Linux::NOENT.raw_os_error() && !limits.entry_ttl.is_zero() => Ok(NO_SUCH_NAME),
                 Err(e) => Err(e),
             }
         };
         self.run("lookup", parent, reply, work, move |reply, attr| {
+            let (attr_ttl, entry_ttl) = limits.left(asked.elapsed());
             reply.entry_with_ttls(&attr_ttl, &entry_ttl, &attr, GENERATION);
         });
     }
@@ -350,7 +360,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         if let Some((attr, age)) = self.0.fs.known_attr(inode(ino)) {
-            return reply.attr(&self.0.limits.attr_ttl.saturating_sub(age), &file_attr(&attr));
+            return reply.attr(&self.0.limits.left(age).0, &file_attr(&attr));
         }
         let fs = self.0.fs.clone();
         self.attr("getattr", ino, reply, async move { fs.getattr(inode(ino)).await });
@@ -522,10 +532,10 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         let work = self.changing(parent, async move {
             fs.create(caller, inode(parent), &name, mode & 0o7777, exclusive).await
         });
-        let shared = self.0.clone();
+        let (shared, asked) = (self.0.clone(), Instant::now());
         self.run("create", parent, reply, work, move |reply, (attr, opened)| {
             let flags = fopen_flags(&opened, OpenFlags(flags));
-            let ttl = shared.limits.attr_ttl.min(shared.limits.entry_ttl);
+            let ttl = shared.limits.left_of_both(asked.elapsed());
             reply.created(&ttl, &file_attr(&attr), GENERATION, shared.keep(opened.handle), flags);
         });
     }
@@ -640,9 +650,9 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        let ttl = self.0.limits.attr_ttl.min(self.0.limits.entry_ttl);
+        let limits = self.0.limits;
         self.list(ino, fh, offset, true, reply, move |mut reply, items, age| {
-            let ttl = ttl.saturating_sub(age);
+            let ttl = limits.left_of_both(age);
             let full = |item: &DirectoryItem| {
                 let (attr, name) = (file_attr(&item.attr), OsStr::from_bytes(&item.name));
                 reply.add(attr.ino, item.offset, name, &ttl, &attr, GENERATION)
@@ -835,10 +845,10 @@ impl<F: FileSystem> Adapter<F> {
             let fitted = fill(reply, at_once(&page, plus), age);
             return listing.keep(offset, page, fitted);
         }
-        let fs = self.0.fs.clone();
+        let (fs, asked) = (self.0.fs.clone(), Instant::now());
         let work = async move { fs.readdir(inode(ino), offset, !plus).await };
         self.run(op, ino, reply, work, move |reply, page: DirectoryListing| {
-            let fitted = fill(reply, at_once(&page, plus), Duration::ZERO);
+            let fitted = fill(reply, at_once(&page, plus), asked.elapsed());
             listing.keep(offset, page, fitted);
         });
     }

@@ -22,8 +22,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// What others change is pushed; this bounds how long the kernel answers by itself while the master is out of reach.
-const CACHE_TTL_DEFAULT: Duration = Duration::from_secs(1);
+/// What others change is pushed; this bounds how long the kernel answers by itself while the master is out of reach. Less
+/// than the master's patience with a client that does not confirm a push (5 s), after which it goes on without it.
+const CACHE_TTL_DEFAULT: Duration = Duration::from_secs(4);
 const UNMOUNT_WAIT_DEFAULT: Duration = Duration::from_secs(10);
 const UNMOUNT_RETRY: Duration = Duration::from_millis(100);
 const THREADS_MIN: usize = 2;

@@ -3,6 +3,7 @@
 use crate::data::Pool;
 use crate::limits::{PARALLEL_MAX, SEQUENCES_MAX};
 use crate::node::Node;
+use crate::read::Pace;
 use crate::session::{Host, Session};
 use crate::{Attr, ClientConfig, Error, Invalidated, Result, Server};
 use bytes::Bytes;
@@ -24,6 +25,7 @@ pub(crate) struct Core {
     pub env: Env,
     pub session: Session,
     pub pool: Pool,
+    pub pace: Pace,
     /// Bytes that may be written and not acknowledged, and read ahead and not asked for.
     pub write_buffer: Arc<Semaphore>,
     pub read_buffer: Arc<Semaphore>,
@@ -71,6 +73,7 @@ impl Core {
     pub fn new(config: ClientConfig, env: Env, session: Session) -> Arc<Self> {
         let bounded = |bytes: usize| Arc::new(Semaphore::new(bytes.clamp(4 << 20, u32::MAX as usize / 2)));
         Arc::new(Self {
+            pace: Pace::default(),
             pool: Pool::new(env.clone(), session.cluster(), session.id(), config.connect_timeout),
             write_buffer: bounded(config.write_buffer_bytes),
             read_buffer: bounded(config.read_buffer_bytes),

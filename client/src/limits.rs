@@ -19,6 +19,8 @@ pub const CONNECTIONS_IDLE_MAX: usize = 16;
 pub const PIPELINE_MAX: usize = 64;
 /// Pieces that one read fetches at a time.
 pub const READ_PIECES_MAX: usize = 8;
+/// The same over a slow network: one from each replica and one more, which its queues have room for.
+pub const READ_PIECES_SLOW_MAX: usize = 4;
 /// Locations asked for at a time by a reader.
 pub const LOCATE_AHEAD: u32 = 16;
 /// Chunks whose last sequence is remembered, after their files were closed.

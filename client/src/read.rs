@@ -4,7 +4,7 @@ use crate::ahead::ReadAhead;
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::data::{Progress, Trouble};
-use crate::limits::READ_PIECES_MAX;
+use crate::limits::{READ_PIECES_MAX, READ_PIECES_SLOW_MAX};
 use crate::node::Node;
 use crate::{Error, Location, Member, ReplicaRead, Result, Server};
 use bytes::{Bytes, BytesMut};
@@ -16,7 +16,9 @@ use cairn_types::layout::{CHUNK_SIZE_BYTES, chunk_ranges};
 use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -28,15 +30,51 @@ struct Piece {
     len: u32,
 }
 
-/// Cuts a range of a file at chunk boundaries and at multiples of a frame.
-fn pieces(offset: u64, len: u64) -> impl Iterator<Item = Piece> {
-    const FRAME: u64 = FRAME_PAYLOAD_BYTES_MAX as u64;
-    chunk_ranges(offset, len).flat_map(|range| {
+const FRAME: u64 = FRAME_PAYLOAD_BYTES_MAX as u64;
+/// The least that a long read is cut into.
+const PIECE_BYTES_MIN: u64 = FRAME / 8;
+/// What comes from one server in this time is a piece: short enough that others can take over what is left from a
+/// busy server, long enough that it costs nothing.
+const PIECE_TIME: Duration = Duration::from_millis(20);
+
+/// How quickly long reads have come lately, in bytes a second; 0: there was none.
+#[derive(Default)]
+pub(crate) struct Pace(AtomicU64);
+
+impl Pace {
+    fn came(&self, bytes: u64, within: Duration) {
+        let now = (bytes as f64 / within.as_secs_f64().max(1e-6)) as u64;
+        let paced = |before: u64| {
+            if before == 0 {
+                now
+            } else {
+                before - before / 4 + now / 4
+            }
+        };
+        self.0.store(paced(self.0.load(Ordering::Relaxed)), Ordering::Relaxed);
+    }
+
+    /// A frame, or half, a quarter or an eighth of one; and how many of them to ask for at a time.
+    fn pieces(&self) -> (u64, usize) {
+        let pace = self.0.load(Ordering::Relaxed);
+        let wanted = (pace as f64 * PIECE_TIME.as_secs_f64()) as u64;
+        let mut bytes = FRAME;
+        while pace > 0 && bytes > wanted && bytes > PIECE_BYTES_MIN {
+            bytes /= 2;
+        }
+        let full = bytes == FRAME;
+        (bytes, if full { READ_PIECES_MAX } else { READ_PIECES_SLOW_MAX })
+    }
+}
+
+/// Cuts a range of a file at chunk boundaries and at multiples of `most` bytes: a frame, or a part of one.
+fn pieces(offset: u64, len: u64, most: u64) -> impl Iterator<Item = Piece> {
+    chunk_ranges(offset, len).flat_map(move |range| {
         let end = range.offset + range.len;
         let mut at = range.offset;
         std::iter::from_fn(move || {
             (at < end).then(|| {
-                let next = end.min((at / FRAME + 1) * FRAME);
+                let next = end.min((at / most + 1) * most);
                 let piece = Piece {
                     index: range.index,
                     offset: at,
@@ -106,24 +144,34 @@ impl Core {
 
     /// A range that lies within the file, with nothing pending in it.
     pub async fn read_within(self: &Arc<Self>, node: &Node, offset: u64, len: u64, deadline: Instant) -> Result<Bytes> {
-        let mut all = pieces(offset, len);
+        let mut all = pieces(offset, len, FRAME);
         match (all.next(), all.next()) {
             (None, _) => Ok(Bytes::new()),
             (Some(only), None) => self.read_piece(node, only, deadline).await,
-            (Some(first), Some(second)) => {
-                let all = [first, second].into_iter().chain(all);
-                let reads = all.map(|piece| Box::pin(self.read_piece(node, piece, deadline)));
-                let whole = BytesMut::with_capacity(len as usize);
-                let whole = futures::stream::iter(reads).buffered(READ_PIECES_MAX).try_fold(
-                    whole,
-                    |mut whole, piece| async move {
-                        whole.extend_from_slice(&piece);
-                        Ok(whole)
-                    },
-                );
-                Ok(whole.await?.freeze())
+            (Some(_), Some(_)) => self.read_pieces(node, offset, len, deadline).await,
+        }
+    }
+
+    /// Some pieces at a time: each is asked of the replica that has the least to send here when its turn comes, so that
+    /// those that are quick send more.
+    async fn read_pieces(self: &Arc<Self>, node: &Node, offset: u64, len: u64, deadline: Instant) -> Result<Bytes> {
+        let asked = Instant::now();
+        let (most, at_a_time) = self.pace.pieces();
+        let reads = pieces(offset, len, most)
+            .enumerate()
+            .map(async |(n, piece)| Ok((n, self.read_piece(node, piece, deadline).await?)));
+        let mut reads = std::pin::pin!(futures::stream::iter(reads).buffer_unordered(at_a_time));
+        let mut whole = BytesMut::with_capacity(len as usize);
+        let (mut next, mut early) = (0, BTreeMap::new());
+        while let Some((n, piece)) = reads.try_next().await? {
+            early.insert(n, piece);
+            while let Some(piece) = early.remove(&next) {
+                whole.extend_from_slice(&piece);
+                next += 1;
             }
         }
+        self.pace.came(len, asked.elapsed());
+        Ok(whole.freeze())
     }
 
     /// Exactly the piece: what no replica holds of it is zeros.
@@ -211,9 +259,9 @@ impl Core {
         }
     }
 
-    /// The nearest first, those that did not answer lately last; between equals the choice is the session's own, and
-    /// another for each frame of the chunk, so that many readers, and the pieces of one large read, spread over the
-    /// replicas: the network of each server carries a part.
+    /// The nearest first, those that did not answer lately last, and of others those first that have the least to send
+    /// here. Between equals the choice is the session's own, and another for each frame of the chunk, so that many
+    /// readers, and the pieces of one large read, spread over the replicas: the network of each server carries a part.
     fn by_preference(&self, location: &Location, offset: u64) -> Vec<Member> {
         let mut members = location.members.clone();
         if members.is_empty() {
@@ -230,7 +278,10 @@ impl Core {
         members.rotate_left(turn);
         let host = self.config.host_label.rsplit('/').next().unwrap_or_default();
         let far = |address: &str| host.is_empty() || address.rsplit_once(':').is_none_or(|(name, _)| name != host);
-        members.sort_by_key(|m| (self.pool.dead(&m.address), far(&m.address)));
+        members.sort_by_cached_key(|m| {
+            let (dead, asked) = self.pool.burden(&m.address);
+            (dead, far(&m.address), asked)
+        });
         members
     }
 
@@ -304,6 +355,7 @@ impl Core {
                 verify,
             })
         };
+        let _asking = self.pool.ask(&member.address, len.into());
         let connection = self.pool.get(&member.address).await?;
         progress.follow(&connection);
         let mut answer = connection.ask(read(), within).await;
@@ -455,15 +507,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn long_reads_are_cut_finer_over_a_slow_network() {
+        let pace = Pace::default();
+        assert_eq!(pace.pieces(), (FRAME, READ_PIECES_MAX), "nothing is known of it");
+        for (mib_a_second, bytes) in [(1000, FRAME), (40, FRAME / 2), (12, FRAME / 8), (1, FRAME / 8)] {
+            for _ in 0..100 {
+                pace.came(mib_a_second << 20, Duration::from_secs(1));
+            }
+            assert_eq!(pace.pieces().0, bytes, "{mib_a_second} MiB/s");
+            assert_eq!(pace.pieces().1 == READ_PIECES_MAX, bytes == FRAME);
+        }
+    }
+
     proptest! {
         #[test]
-        fn pieces_cover_a_range_once_and_in_order(offset in 0u64..(200 << 20), len in 0u64..(80 << 20)) {
-            const FRAME: u64 = FRAME_PAYLOAD_BYTES_MAX as u64;
+        fn pieces_cover_a_range_once_and_in_order(offset in 0u64..(200 << 20), len in 0u64..(80 << 20), halved in 0u32..4) {
+            let most = FRAME >> halved;
             let mut at = offset;
-            for piece in pieces(offset, len) {
+            for piece in pieces(offset, len, most) {
                 prop_assert_eq!(u64::from(piece.index) * CHUNK_SIZE_BYTES + piece.offset, at);
                 prop_assert!(piece.len > 0);
-                prop_assert_eq!(piece.offset / FRAME, (piece.offset + u64::from(piece.len) - 1) / FRAME);
+                prop_assert_eq!(piece.offset / most, (piece.offset + u64::from(piece.len) - 1) / most);
                 at += u64::from(piece.len);
             }
             prop_assert_eq!(at, offset + len);

@@ -69,7 +69,7 @@ impl Default for MasterConfig {
             repairs_max: 16,
             repairs_per_server_max: 4,
             repair_bytes_per_second: 0,
-            gc_grace_ms: 60_000,
+            gc_grace_ms: 15_000,
             trash_keep_ms: 24 * 3600 * 1000,
             session_timeout_ms: 60_000,
             call_timeout_ms: 50_000,

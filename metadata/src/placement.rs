@@ -17,9 +17,14 @@ pub struct DiskView {
     pub available_bytes: u64,
     /// Neither failed, read-only, full nor out of service.
     pub writable: bool,
-    /// Chunks placed there lately, as the master counts them (it lets the count fade).
+    /// Chunks placed there lately, each [`ONE_CREATION`] and fading while it is probably being written.
     pub recent_creations: u32,
 }
+
+/// So that a chance which has fallen to a ten-thousandth is not nothing.
+const FINE: u64 = 1 << 16;
+/// One chunk in [`DiskView::recent_creations`].
+pub const ONE_CREATION: u32 = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerView {
@@ -251,30 +256,36 @@ fn best_domains(candidates: &[Candidate<'_>], taken: &Taken) -> Vec<usize> {
 
 /// Over the disks that could be chosen.
 struct Mean {
+    /// Mean.
     free_permille: u64,
+    /// In all.
     creations: u64,
+    available_bytes: u64,
 }
 
 impl Mean {
     fn of(candidates: &[Candidate<'_>]) -> Self {
-        let disks: Vec<_> = candidates.iter().flat_map(|c| &c.disks).collect();
-        let n = disks.len().max(1) as u64;
-        let free_permille = disks.iter().map(|d| free_permille(d)).sum::<u64>() / n;
-        let creations = disks.iter().map(|d| u64::from(d.recent_creations)).sum::<u64>() / n;
+        let disks = || candidates.iter().flat_map(|c| &c.disks);
         Self {
-            free_permille,
-            creations,
+            free_permille: disks().map(|d| free_permille(d)).sum::<u64>() / (disks().count().max(1) as u64),
+            creations: disks().map(|d| u64::from(d.recent_creations)).sum(),
+            available_bytes: disks().map(|d| d.available_bytes).sum(),
         }
     }
 
-    /// Chances to be drawn. Below-average use counts fully, above-average use a quarter; each disk's share falls steeply as
-    /// its recent creations exceed the mean, so that writers who begin together share few disks and links while others
-    /// have none.
+    /// Chances to be drawn. Below-average use counts fully, above-average use a quarter. The chance falls very steeply as
+    /// recent creations come up to the disk's share of all, by its room, and exceed it: so writers share as few disks and
+    /// links as they can, while disks fill equally.
     fn weight(&self, disk: &DiskView) -> u64 {
         let free = free_permille(disk).max(1);
         let by_use = if free >= self.free_permille { 4 * free } else { free };
-        let busy = u64::from(disk.recent_creations).saturating_sub(self.creations);
-        (by_use * 64 / (1 + busy).saturating_pow(4)).max(1)
+        let share = u128::from(self.creations) * u128::from(disk.available_bytes);
+        let share = (share / u128::from(self.available_bytes.max(1))) as u64;
+        let one = u64::from(ONE_CREATION);
+        let busy = u64::from(disk.recent_creations).saturating_sub(share.saturating_sub(one));
+        let idle = one as f64 / (one + busy) as f64;
+        let fourth = idle * idle * idle * idle;
+        ((by_use * FINE) as f64 * (fourth * fourth)) as u64 + 1
     }
 }
 
@@ -451,7 +462,7 @@ mod tests {
                     let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
                     disks
                         .filter(|d| d.disk == chosen.disk)
-                        .for_each(|d| d.recent_creations += 1);
+                        .for_each(|d| d.recent_creations += ONE_CREATION);
                 }
             }
             used += servers.iter().filter(|s| s.disks[0].recent_creations > 0).count();
@@ -461,11 +472,56 @@ mod tests {
     }
 
     #[test]
+    fn writers_who_begin_one_after_another_have_equal_shares_of_the_servers() {
+        let mut most = 0;
+        for seed in 0..50 {
+            let mut servers: Vec<ServerView> = (0..16).map(|n| server(n, "")).collect();
+            let mut rng = StdRng::seed_from_u64(seed);
+            for _ in 0..16 {
+                for chosen in place(&servers, &three(), &mut rng).places {
+                    let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
+                    disks
+                        .filter(|d| d.disk == chosen.disk)
+                        .for_each(|d| d.recent_creations += ONE_CREATION);
+                }
+            }
+            let fullest = servers.iter().map(|s| s.disks[0].recent_creations / ONE_CREATION).max();
+            most += fullest.unwrap();
+        }
+        // 3 replicas each would be even; by chance alone it would be 6
+        assert!(most <= 50 * 3 + 10, "{most}");
+    }
+
+    #[test]
+    fn disks_are_filled_by_their_room() {
+        let mut servers: Vec<ServerView> = (0..16).map(|n| server(n, "")).collect();
+        for server in &mut servers[8..] {
+            (server.disks[0].total_bytes, server.disks[0].available_bytes) = (300 * GIB, 150 * GIB);
+        }
+        let mut rng = StdRng::seed_from_u64(1);
+        for _ in 0..800 {
+            for chosen in place(&servers, &three(), &mut rng).places {
+                let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
+                disks
+                    .filter(|d| d.disk == chosen.disk)
+                    .for_each(|d| d.recent_creations += ONE_CREATION);
+            }
+        }
+        let counts: Vec<u32> = servers
+            .iter()
+            .map(|s| s.disks[0].recent_creations / ONE_CREATION)
+            .collect();
+        // of 2400, a quarter to the small ones
+        assert!(counts[..8].iter().all(|n| (70..80).contains(n)), "{counts:?}");
+        assert!(counts[8..].iter().all(|n| (215..235).contains(n)), "{counts:?}");
+    }
+
+    #[test]
     fn emptier_disks_and_those_with_few_recent_creations_are_preferred() {
         let mut servers: Vec<_> = (1..=4).map(|n| server(n, "")).collect();
         servers[0].disks[0].available_bytes = 95 * GIB;
         servers[1].disks[0].available_bytes = 5 * GIB;
-        servers[2].disks[0].recent_creations = 50;
+        servers[2].disks[0].recent_creations = 50 * ONE_CREATION;
         let mut counts = [0; 4];
         each_seed(|rng| {
             let placement = place(&servers, &Request { count: 1, ..three() }, rng);

@@ -136,7 +136,7 @@ settings! {
         /// What one copy may take a second; 0: no limit.
         repair_rate ("repair-rate"): Size = "0",
         /// How long a replica is garbage before it is deleted.
-        gc_grace ("gc-grace"): Span = "60s",
+        gc_grace ("gc-grace"): Span = "15s",
         /// How long deleted files stay in the trash; 0s: there is no trash.
         trash_keep ("trash-keep"): Span = "24h",
         /// A client that is silent for so long has gone.
@@ -189,9 +189,9 @@ settings! {
         read_only ("read-only"): bool = "false",
         /// No request stays unanswered for longer; then it fails with EIO.
         timeout ("timeout"): Span = "60s",
-        /// How long the kernel may answer stat(2) by itself while nobody tells it of a change. Unset: 1 s.
+        /// How long the kernel may answer stat(2) by itself while nobody tells it of a change. Unset: 4 s.
         attr_timeout ("attr-timeout"): Option<Span> = "",
-        /// How long the kernel may take a name for what it was while nobody tells it of a change. Unset: 1 s.
+        /// How long the kernel may take a name for what it was while nobody tells it of a change. Unset: 4 s.
         entry_timeout ("entry-timeout"): Option<Span> = "",
         /// Threads that read requests. Unset: as many as processors, 2 to 8.
         threads ("threads"): Option<u32> = "",

@@ -29,6 +29,8 @@ struct Peer {
     slots: Arc<Semaphore>,
     /// When it last did not answer.
     failed: Option<Boot>,
+    /// Bytes asked of it and not here yet.
+    asked: u64,
 }
 
 impl Peer {
@@ -37,6 +39,22 @@ impl Peer {
             idle: Vec::new(),
             slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             failed: None,
+            asked: 0,
+        }
+    }
+}
+
+/// Bytes that are being asked of a server, while this lives.
+pub(crate) struct Asking {
+    pool: Arc<Shared>,
+    address: String,
+    bytes: u64,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(peer) = self.pool.peers().get_mut(&self.address) {
+            peer.asked -= self.bytes;
         }
     }
 }
@@ -142,11 +160,25 @@ impl Pool {
         }
     }
 
-    /// It did not answer lately: to be asked last.
-    pub fn dead(&self, address: &str) -> bool {
+    /// So many bytes are about to be asked of the server.
+    pub fn ask(&self, address: &str, bytes: u64) -> Asking {
+        let mut peers = self.0.peers();
+        peers.entry(address.to_owned()).or_insert_with(Peer::new).asked += bytes;
+        Asking {
+            pool: self.0.clone(),
+            address: address.to_owned(),
+            bytes,
+        }
+    }
+
+    /// Whether the server did not answer lately, and is to be asked last; and the bytes asked of it and not here yet.
+    pub fn burden(&self, address: &str) -> (bool, u64) {
         let now = self.0.env.clock.now();
-        let failed = self.0.peers().get(address).and_then(|peer| peer.failed);
-        failed.is_some_and(|at| now.since(at) < DEAD_FOR)
+        let peers = self.0.peers();
+        let Some(peer) = peers.get(address) else {
+            return (false, 0);
+        };
+        (peer.failed.is_some_and(|at| now.since(at) < DEAD_FOR), peer.asked)
     }
 }
 

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
+/// Between sweeps while more is due than servers are ordered at a time.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(500);
 /// A deletion may take so many times what another order may.
 const ORDER_PATIENCE: u32 = 10;
 
@@ -27,6 +29,8 @@ pub struct Garbage {
     /// Where the sweep is.
     at: Option<(DiskId, ChunkHandle)>,
     next_sweep: Duration,
+    /// This sweep has found more that is due than a server is ordered at a time.
+    backlog: bool,
 }
 
 impl Garbage {
@@ -86,13 +90,15 @@ impl Core {
         }
         let (found, at) = page(world);
         world.garbage.at = at;
-        if at.is_none() {
-            let pause = (self.config.gc_grace() / 4).clamp(Duration::from_millis(500), Duration::from_secs(15));
-            world.garbage.next_sweep = now + pause;
-        }
         // not confirmed, and so not done: ordered again if it is still garbage
         let patience = ORDER_PATIENCE * self.config.order_timeout();
         world.garbage.ordered.retain(|_, since| now < *since + patience);
+        let mut busy: BTreeMap<ServerId, usize> = BTreeMap::new();
+        for (disk, _) in world.garbage.ordered.keys() {
+            if let Some(server) = world.servers.server_of(*disk) {
+                *busy.entry(server).or_default() += 1;
+            }
+        }
         for (server, disk, handle, version) in found {
             let key = (disk, handle);
             if !self.may_delete(world, handle, disk, version) {
@@ -100,14 +106,14 @@ impl Core {
                 continue;
             }
             let since = *world.garbage.known.entry(key).or_insert(now);
-            let of_server = world
-                .garbage
-                .ordered
-                .iter()
-                .filter(|((d, _), _)| world.servers.server_of(*d) == Some(server));
             let unreadable = world.servers.replica(disk, handle).is_some_and(is_unreadable);
             let due = now >= since + self.config.gc_grace() || (unreadable && world.state.chunk(handle).is_some());
-            if !due || world.garbage.ordered.contains_key(&key) || of_server.count() >= DELETES_MAX {
+            if !due || world.garbage.ordered.contains_key(&key) {
+                continue;
+            }
+            let orders = busy.entry(server).or_default();
+            if *orders >= DELETES_MAX {
+                world.garbage.backlog = true;
                 continue;
             }
             let Some(registration) = world.servers.registration(server) else {
@@ -121,8 +127,16 @@ impl Core {
                 .order(server, registration, handle, Some(disk), Purpose::Delete, what)
             {
                 tracing::debug!(chunk = %handle, %disk, %version, "deleting garbage");
+                *orders += 1;
                 world.garbage.ordered.insert(key, now);
             }
+        }
+        if world.garbage.at.is_none() {
+            let pause = match std::mem::take(&mut world.garbage.backlog) {
+                true => BACKLOG_PAUSE,
+                false => (self.config.gc_grace() / 4).clamp(BACKLOG_PAUSE, Duration::from_secs(15)),
+            };
+            world.garbage.next_sweep = now + pause;
         }
         world.garbage.at.is_some()
     }

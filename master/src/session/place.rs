@@ -43,7 +43,7 @@ impl Core {
         }
         for place in &placement.places {
             if let Some(disk) = world.servers.disk_mut(place.disk) {
-                disk.creations = disk.creations.saturating_add(1);
+                disk.creations = disk.creations.saturating_add(placement::ONE_CREATION);
             }
         }
         placement
