@@ -4,9 +4,9 @@ use crate::ahead::ReadAhead;
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::data::{Progress, Trouble};
-use crate::limits::{READ_PIECES_MAX, READ_PIECES_SLOW_MAX};
+use crate::limits::{READ_PIECES_MAX, READ_PIECES_SLOW_MAX, SIZE_KNOWN_FOR};
 use crate::node::Node;
-use crate::{Error, Location, Member, ReplicaRead, Result, Server};
+use crate::{Attr, Error, Location, Member, ReplicaRead, Result, Server};
 use bytes::{Bytes, BytesMut};
 use cairn_proto::common::ErrorCode;
 use cairn_proto::data::{self, frame_header::Body};
@@ -108,11 +108,16 @@ impl Core {
     }
 
     /// The file's size; as the master has it now where the read goes beyond what is known of it, or when the master has
-    /// said that it changed.
+    /// said that it changed. The kernel asks for whole pages: the end of almost every file.
     async fn size_for_read(&self, node: &Node, end: u64, deadline: Instant) -> Result<u64> {
         {
-            let state = node.state();
+            let mut state = node.state();
             if end <= state.size() && state.attr_is_fresh() {
+                return Ok(state.size());
+            }
+            let proved = self.session.names().attr(node.ino, SIZE_KNOWN_FOR);
+            if let Some(attr) = proved.and_then(|(attr, _)| Attr::try_from(attr).ok()) {
+                state.learn(attr, false);
                 return Ok(state.size());
             }
         }

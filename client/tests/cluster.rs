@@ -496,6 +496,32 @@ async fn promise_5_records_of_many_clients_are_there_once_and_whole() {
     cluster.stop().await;
 }
 
+/// What a mount asks for: whole pages, beyond the end. It knows the end without asking the master, until that is told to
+/// have moved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_beyond_the_end_finds_what_another_has_added_and_closed() {
+    let cluster = Cluster::start(3).await;
+    let (writer, reader) = (cluster.client().await, cluster.client().await);
+    reader.remember_names();
+    let file = create(&writer, "grows").await;
+    let opened = reader.open(file.inode(), OpenMode::READ).await.unwrap();
+    let mut whole = Vec::new();
+    for n in 0..50u8 {
+        let file = writer.open(file.inode(), OpenMode::READ_WRITE).await.unwrap();
+        file.write_at(whole.len() as u64, vec![n; 100].into()).await.unwrap();
+        file.close().await.unwrap();
+        whole.extend([n; 100]);
+        // the first one is told anew, the second knows
+        for _ in 0..2 {
+            assert_eq!(opened.read_at(0, 1 << 16).await.unwrap(), whole);
+        }
+    }
+    let cut = writer.open(file.inode(), OpenMode::READ_WRITE).await.unwrap();
+    cut.truncate(150).await.unwrap();
+    assert_eq!(opened.read_at(0, 1 << 16).await.unwrap(), whole[..150]);
+    cluster.stop().await;
+}
+
 /// A reader follows a file by its position; what another appended is there within a second without anybody's close.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_are_seen_by_readers_that_follow() {
