@@ -25,21 +25,25 @@ timed() {
   awk -v s="$s" -v e="$(date +%s.%N)" -v c="$c" -v d="$(cpu)" -v m="$MIB" \
     'BEGIN{print m*1.048576/(e-s), (d-c)*1024/m}' >> "$T/$n"
 }
+# warm MIB CMD...: with memory that the host backs already, see peers/warm.py; the time of getting it is not counted
+warm() { local m=$1; shift; /usr/bin/python3 "$P/warm.py" "$m" bash -euc '"$@"' _ "$@"; }
 # as cairn cp: on the servers' disks when it returns, so that the kernel has no page left that could not be dropped
 durably() { cp "$T/src" "$1"; sync "$1"; }
 same() { cmp "$T/src" "$1" || { echo "cp.sh: $1 differs" >&2; exit 1; }; }
+export T M MIB
+export -f cairn cpu timed durably
 head -c "${MIB}M" /dev/urandom > "$T/src"
 for _ in $(seq "$ROUNDS"); do
   for how in cp cairn; do
     room $((MIB * 7 / 2))
     case $how in
-      cp) timed cp_in durably "$M/f";;
-      cairn) timed cairn_in cairn cp "$T/src" cairn:/f;;
+      cp) warm $((MIB * 7 / 2)) timed cp_in durably "$M/f";;
+      cairn) warm $((MIB * 7 / 2)) timed cairn_in cairn cp "$T/src" cairn:/f;;
     esac
     echo 1 > /proc/sys/vm/drop_caches
     case $how in
-      cp) timed cp_out cp "$M/f" "$T/out";;
-      cairn) timed cairn_out cairn cp cairn:/f "$T/out";;
+      cp) warm $((MIB * 3 / 2)) timed cp_out cp "$M/f" "$T/out";;
+      cairn) warm $((MIB * 3 / 2)) timed cairn_out cairn cp cairn:/f "$T/out";;
     esac
     same "$T/out"; rm -f "$T/out" "$M/f"
   done

@@ -7,6 +7,7 @@
 mod convert;
 mod invalidate;
 mod listing;
+mod parked;
 
 use crate::error::{Error, Result};
 use crate::filesystem::{DirectoryItem, DirectoryListing, FileSystem};
@@ -35,7 +36,6 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -185,7 +185,7 @@ impl<F: FileSystem> Adapter<F> {
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
         let (ino, timeout) = (ino.0, self.0.limits.timeout);
-        let mut task = Box::pin(async move {
+        let task = Box::pin(async move {
             let mut work = pin!(work);
             match tokio::time::timeout(timeout, &mut work).await {
                 Ok(Ok(done)) => answer(reply, done),
@@ -204,11 +204,7 @@ impl<F: FileSystem> Adapter<F> {
                 }
             }
         });
-        let entered = self.0.runtime.enter();
-        if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            drop(entered);
-            self.0.runtime.spawn(task);
-        }
+        parked::run(&self.0.runtime, task);
     }
 
     /// Work that changes a directory.
