@@ -178,7 +178,7 @@ pub fn checksums(offset: u64, payload: &[u8]) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::common::Version;
-    use crate::data::{Hello, Write};
+    use crate::data::{Append, AppendMore, Appended, AskRoom, Hello, Room, Write};
     use cairn_types::layout::BLOCK_SIZE_BYTES;
     use proptest::prelude::*;
 
@@ -232,6 +232,44 @@ mod tests {
         assert_eq!(&bytes[12..16], &GOLDEN_HELLO_CRC.to_le_bytes());
     }
     const GOLDEN_HELLO_CRC: u32 = 0x98ccaf11;
+
+    /// Record append's, behind the frame's prefix: numbers of fields are for ever.
+    #[test]
+    fn golden_bytes_of_record_appends_headers() {
+        let version = Some(Version { epoch: 1, counter: 2 });
+        let append = Body::Append(Append {
+            handle: 7,
+            version,
+            session: Bytes::from_static(b"s"),
+            number: 3,
+            previous: 2,
+            length: 5,
+            checksum: 0x0102_0304,
+            from: 9,
+            ..Append::default()
+        });
+        let ask = Body::AskRoom(AskRoom {
+            handle: 7,
+            version,
+            disk: Bytes::from_static(b"d"),
+            session: Bytes::from_static(b"s"),
+            bytes: 300,
+        });
+        let golden: [(Body, &[u8]); 5] = [
+            (
+                append,
+                b"\x42\x18\x08\x07\x12\x04\x08\x01\x10\x02\x1a\x01s\x20\x03\x28\x02\x30\x05\x3d\x04\x03\x02\x01\x40\x09",
+            ),
+            (Body::AppendMore(AppendMore::default()), b"\x4a\x00"),
+            (ask, b"\x52\x11\x08\x07\x12\x04\x08\x01\x10\x02\x1a\x01d\x22\x01s\x28\xac\x02"),
+            (Body::Appended(Appended { serial: 4, offset: 300 }), b"\xa2\x01\x05\x08\x04\x10\xac\x02"),
+            (Body::Room(Room { bytes: 300 }), b"\xaa\x01\x03\x08\xac\x02"),
+        ];
+        for (body, want) in golden {
+            let named = format!("{body:?}");
+            assert_eq!(&encoded(body, b"")[PREFIX_BYTES..], want, "{named}");
+        }
+    }
 
     #[test]
     fn a_frame_comes_back_as_it_was_sent() {
