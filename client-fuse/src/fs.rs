@@ -60,8 +60,8 @@ fn checked_xattr(name: &[u8]) -> Result<&[u8]> {
 }
 
 impl CairnFs {
-    /// `known_for`: as long as the kernel may keep what it is told, and below the master's patience with a client that
-    /// does not confirm a push (5 s).
+    /// `known_for`: as long as the kernel may keep what it is told, no longer than
+    /// [`cairn_types::limits::BELIEVED_FOR`].
     pub fn new(client: Client, known_for: Duration) -> Self {
         if !known_for.is_zero() {
             client.remember_names();

@@ -1,8 +1,8 @@
 //! The one module that names `fuser`: requests become calls of a [`FileSystem`], results become answers.
 //!
 //! fuser's threads read requests and poll each call once where it stands: what is buffered or cached is answered
-//! without changing threads. What has to wait goes to the tokio runtime with the reply, which it owns, so a thread is
-//! never held up. Each request is answered within the timeout; work that takes longer goes on to its own end (half a
+//! without changing threads. What has to wait goes to the tokio runtime with the reply, which it owns, as soon as what
+//! it waits for is there, so a thread is never held up. Each request is answered within the timeout; work that takes longer goes on to its own end (half a
 //! call to the master cannot be taken back), and what it then opened is closed.
 mod convert;
 mod invalidate;

@@ -11,7 +11,7 @@ use crate::mountinfo::{self, MountEntry};
 use crate::options::MountOptions;
 use crate::preflight::{self, MountError};
 use cairn_client::Client;
-use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
+use cairn_types::limits::{BELIEVED_FOR, FRAME_PAYLOAD_BYTES_MAX};
 use futures::future::BoxFuture;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,9 +22,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// What others change is pushed; this bounds how long the kernel answers by itself while the master is out of reach. Less
-/// than the master's patience with a client that does not confirm a push (5 s), after which it goes on without it.
-const CACHE_TTL_DEFAULT: Duration = Duration::from_secs(4);
 const UNMOUNT_WAIT_DEFAULT: Duration = Duration::from_secs(10);
 const UNMOUNT_RETRY: Duration = Duration::from_millis(100);
 const THREADS_MIN: usize = 2;
@@ -90,7 +87,7 @@ impl Mount {
     /// Each says what to do about it.
     pub fn start(client: Client, config: &MountConfig, runtime: &Handle) -> Result<Self, MountError> {
         let limits = limits(&config.options);
-        let known_for = limits.attr_ttl.min(limits.entry_ttl).min(CACHE_TTL_DEFAULT);
+        let known_for = limits.attr_ttl.min(limits.entry_ttl).min(BELIEVED_FOR);
         Self::start_with(Arc::new(CairnFs::new(client, known_for)), config, runtime)
     }
 
@@ -323,8 +320,8 @@ async fn flush_all<F: FileSystem>(shared: Weak<Shared<F>>) {
 fn limits(options: &MountOptions) -> Limits {
     Limits {
         timeout: options.timeout.unwrap_or(TIMEOUT_DEFAULT),
-        attr_ttl: options.attr_timeout.unwrap_or(CACHE_TTL_DEFAULT),
-        entry_ttl: options.entry_timeout.unwrap_or(CACHE_TTL_DEFAULT),
+        attr_ttl: options.attr_timeout.unwrap_or(BELIEVED_FOR),
+        entry_ttl: options.entry_timeout.unwrap_or(BELIEVED_FOR),
     }
 }
 

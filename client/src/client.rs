@@ -131,8 +131,8 @@ impl Client {
     }
 
     /// What `name` leads to (`None`: nothing) without asking the master, if it is known, and how long ago the master
-    /// would have told of a change: not longer than `within`, which is to stay well below the 5 s that the master waits
-    /// for a client that it cannot reach.
+    /// would have told of a change: not longer than `within`, which is to stay below the time that the master waits for
+    /// a client that it cannot reach ([`cairn_types::limits::BELIEVED_FOR`] does).
     pub fn known_name(&self, parent: Inode, name: &[u8], within: Duration) -> Option<(Option<Attr>, Duration)> {
         let (attr, age) = self.core().session.names().name(parent, name, within)?;
         match attr {

@@ -38,9 +38,6 @@ pub const DEAD_FOR: Duration = Duration::from_secs(10);
 pub const PATIENCE: u32 = 4;
 /// What was read ahead and not asked for is not believed after this.
 pub const READ_AHEAD_AGE_MAX: Duration = Duration::from_secs(2);
-/// The master's word on a file's size that is older is not read by; below its patience with a client that does not
-/// confirm a push (5 s).
-pub const SIZE_KNOWN_FOR: Duration = Duration::from_secs(4);
 /// Calls that wait for another to go with.
 pub const TOLD_MAX: u64 = 64;
 

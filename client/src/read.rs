@@ -4,7 +4,7 @@ use crate::ahead::ReadAhead;
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::data::{Progress, Trouble};
-use crate::limits::{READ_PIECES_MAX, READ_PIECES_SLOW_MAX, SIZE_KNOWN_FOR};
+use crate::limits::{READ_PIECES_MAX, READ_PIECES_SLOW_MAX};
 use crate::node::Node;
 use crate::{Attr, Error, Location, Member, ReplicaRead, Result, Server};
 use bytes::{Bytes, BytesMut};
@@ -13,7 +13,7 @@ use cairn_proto::data::{self, frame_header::Body};
 use cairn_proto::frame::{Frame, checksums};
 use cairn_proto::session::{Complain, call::Request};
 use cairn_types::layout::{CHUNK_SIZE_BYTES, chunk_ranges};
-use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
+use cairn_types::limits::{BELIEVED_FOR, FRAME_PAYLOAD_BYTES_MAX};
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
@@ -42,16 +42,17 @@ const PIECE_TIME: Duration = Duration::from_millis(20);
 pub(crate) struct Pace(AtomicU64);
 
 impl Pace {
+    /// Of less than a frame the round trip is what takes the time: that says nothing.
     fn came(&self, bytes: u64, within: Duration) {
+        if bytes < FRAME {
+            return;
+        }
         let now = (bytes as f64 / within.as_secs_f64().max(1e-6)) as u64;
-        let paced = |before: u64| {
-            if before == 0 {
-                now
-            } else {
-                before - before / 4 + now / 4
-            }
+        let paced = match self.0.load(Ordering::Relaxed) {
+            0 => now,
+            before => before - before / 4 + now / 4,
         };
-        self.0.store(paced(self.0.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.0.store(paced, Ordering::Relaxed);
     }
 
     /// A frame, or half, a quarter or an eighth of one; and how many of them to ask for at a time.
@@ -115,7 +116,7 @@ impl Core {
             if end <= state.size() && state.attr_is_fresh() {
                 return Ok(state.size());
             }
-            let proved = self.session.names().attr(node.ino, SIZE_KNOWN_FOR);
+            let proved = self.session.names().attr(node.ino, BELIEVED_FOR);
             if let Some(attr) = proved.and_then(|(attr, _)| Attr::try_from(attr).ok()) {
                 state.learn(attr, false);
                 return Ok(state.size());
@@ -515,6 +516,7 @@ mod tests {
     #[test]
     fn long_reads_are_cut_finer_over_a_slow_network() {
         let pace = Pace::default();
+        pace.came(8192, Duration::from_millis(1));
         assert_eq!(pace.pieces(), (FRAME, READ_PIECES_MAX), "nothing is known of it");
         for (mib_a_second, bytes) in [(1000, FRAME), (40, FRAME / 2), (12, FRAME / 8), (1, FRAME / 8)] {
             for _ in 0..100 {

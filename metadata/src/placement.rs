@@ -21,8 +21,6 @@ pub struct DiskView {
     pub recent_creations: u32,
 }
 
-/// So that a chance which has fallen to a ten-thousandth is not nothing.
-const FINE: u64 = 1 << 16;
 /// One chunk in [`DiskView::recent_creations`].
 pub const ONE_CREATION: u32 = 256;
 
@@ -125,7 +123,7 @@ pub fn place(servers: &[ServerView], request: &Request<'_>, rng: &mut impl RngCo
             Err(cause) => *causes.entry(cause).or_insert(0) += 1,
         }
     }
-    let mean = Mean::of(&candidates);
+    let overall = Overall::of(&candidates);
     let mut places = Vec::new();
     let mut near = request.near.filter(|near| !near.is_empty());
     while places.len() < request.count && !candidates.is_empty() {
@@ -138,7 +136,7 @@ pub fn place(servers: &[ServerView], request: &Request<'_>, rng: &mut impl RngCo
             Some(own) if own.iter().any(|i| !taken.host(candidates[*i].server)) => own,
             _ => best_domains(&candidates, &taken),
         };
-        let Some((at, disk)) = draw(&candidates, &pool, &mean, rng) else {
+        let Some((at, disk)) = draw(&candidates, &pool, &overall, rng) else {
             break;
         };
         let chosen = candidates.swap_remove(at);
@@ -254,20 +252,21 @@ fn best_domains(candidates: &[Candidate<'_>], taken: &Taken) -> Vec<usize> {
     }
 }
 
-/// Over the disks that could be chosen.
-struct Mean {
-    /// Mean.
-    free_permille: u64,
-    /// In all.
+/// So that a chance which has fallen to a ten-thousandth is not nothing.
+const FINE: u64 = 1 << 16;
+
+/// Of the disks that could be chosen.
+struct Overall {
+    mean_free_permille: u64,
     creations: u64,
     available_bytes: u64,
 }
 
-impl Mean {
+impl Overall {
     fn of(candidates: &[Candidate<'_>]) -> Self {
         let disks = || candidates.iter().flat_map(|c| &c.disks);
         Self {
-            free_permille: disks().map(|d| free_permille(d)).sum::<u64>() / (disks().count().max(1) as u64),
+            mean_free_permille: disks().map(|d| free_permille(d)).sum::<u64>() / (disks().count().max(1) as u64),
             creations: disks().map(|d| u64::from(d.recent_creations)).sum(),
             available_bytes: disks().map(|d| d.available_bytes).sum(),
         }
@@ -278,7 +277,11 @@ impl Mean {
     /// links as they can, while disks fill equally.
     fn weight(&self, disk: &DiskView) -> u64 {
         let free = free_permille(disk).max(1);
-        let by_use = if free >= self.free_permille { 4 * free } else { free };
+        let by_use = if free >= self.mean_free_permille {
+            4 * free
+        } else {
+            free
+        };
         let share = u128::from(self.creations) * u128::from(disk.available_bytes);
         let share = (share / u128::from(self.available_bytes.max(1))) as u64;
         let one = u64::from(ONE_CREATION);
@@ -294,10 +297,15 @@ fn free_permille(disk: &DiskView) -> u64 {
 }
 
 /// Draws a disk of the candidates in `pool`, by weight.
-fn draw(candidates: &[Candidate<'_>], pool: &[usize], mean: &Mean, rng: &mut impl RngCore) -> Option<(usize, DiskId)> {
+fn draw(
+    candidates: &[Candidate<'_>],
+    pool: &[usize],
+    overall: &Overall,
+    rng: &mut impl RngCore,
+) -> Option<(usize, DiskId)> {
     let disks = || {
         pool.iter()
-            .flat_map(|i| candidates[*i].disks.iter().map(move |d| (*i, d, mean.weight(d))))
+            .flat_map(|i| candidates[*i].disks.iter().map(move |d| (*i, d, overall.weight(d))))
     };
     let total: u64 = disks().map(|(_, _, weight)| weight).sum();
     if total == 0 {
@@ -350,6 +358,24 @@ mod tests {
 
     fn each_seed(mut check: impl FnMut(&mut StdRng)) {
         (0..200).for_each(|seed| check(&mut StdRng::seed_from_u64(seed)));
+    }
+
+    /// Places so many chunks, and counts them as the master does.
+    fn create(chunks: usize, servers: &mut [ServerView], rng: &mut StdRng) {
+        for _ in 0..chunks {
+            for chosen in place(servers, &three(), rng).places {
+                let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
+                disks
+                    .filter(|d| d.disk == chosen.disk)
+                    .for_each(|d| d.recent_creations += ONE_CREATION);
+            }
+        }
+    }
+
+    /// Of each server's first disk.
+    fn created(servers: &[ServerView]) -> Vec<u32> {
+        let of = |s: &ServerView| s.disks[0].recent_creations / ONE_CREATION;
+        servers.iter().map(of).collect()
     }
 
     #[test]
@@ -457,15 +483,8 @@ mod tests {
         for seed in 0..50 {
             let mut servers: Vec<ServerView> = (0..16).map(|n| server(n, "")).collect();
             let mut rng = StdRng::seed_from_u64(seed);
-            for _ in 0..5 {
-                for chosen in place(&servers, &three(), &mut rng).places {
-                    let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
-                    disks
-                        .filter(|d| d.disk == chosen.disk)
-                        .for_each(|d| d.recent_creations += ONE_CREATION);
-                }
-            }
-            used += servers.iter().filter(|s| s.disks[0].recent_creations > 0).count();
+            create(5, &mut servers, &mut rng);
+            used += created(&servers).iter().filter(|n| **n > 0).count();
         }
         // of 15 replicas each time; by chance alone it would be 10
         assert!(used > 50 * 13, "{used}");
@@ -477,16 +496,8 @@ mod tests {
         for seed in 0..50 {
             let mut servers: Vec<ServerView> = (0..16).map(|n| server(n, "")).collect();
             let mut rng = StdRng::seed_from_u64(seed);
-            for _ in 0..16 {
-                for chosen in place(&servers, &three(), &mut rng).places {
-                    let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
-                    disks
-                        .filter(|d| d.disk == chosen.disk)
-                        .for_each(|d| d.recent_creations += ONE_CREATION);
-                }
-            }
-            let fullest = servers.iter().map(|s| s.disks[0].recent_creations / ONE_CREATION).max();
-            most += fullest.unwrap();
+            create(16, &mut servers, &mut rng);
+            most += created(&servers).into_iter().max().unwrap();
         }
         // 3 replicas each would be even; by chance alone it would be 6
         assert!(most <= 50 * 3 + 10, "{most}");
@@ -499,18 +510,8 @@ mod tests {
             (server.disks[0].total_bytes, server.disks[0].available_bytes) = (300 * GIB, 150 * GIB);
         }
         let mut rng = StdRng::seed_from_u64(1);
-        for _ in 0..800 {
-            for chosen in place(&servers, &three(), &mut rng).places {
-                let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
-                disks
-                    .filter(|d| d.disk == chosen.disk)
-                    .for_each(|d| d.recent_creations += ONE_CREATION);
-            }
-        }
-        let counts: Vec<u32> = servers
-            .iter()
-            .map(|s| s.disks[0].recent_creations / ONE_CREATION)
-            .collect();
+        create(800, &mut servers, &mut rng);
+        let counts = created(&servers);
         // of 2400, a quarter to the small ones
         assert!(counts[..8].iter().all(|n| (70..80).contains(n)), "{counts:?}");
         assert!(counts[8..].iter().all(|n| (215..235).contains(n)), "{counts:?}");

@@ -1,5 +1,6 @@
 //! Every bound that two parts must agree on; bounds of one part's own queues stand in that crate's `limits`.
 use crate::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
+use std::time::Duration;
 
 /// Payload of one data-plane frame.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = 1 << 20;
@@ -34,7 +35,13 @@ pub const SESSION_CALLS_MAX: usize = 1024;
 pub const SESSION_OPEN_MAX: usize = 1 << 20;
 /// Inodes that one message of a client that connects declares to be open.
 pub const DECLARED_AT_ONCE_MAX: usize = 65_536;
+/// How long the master holds a change back for other clients to confirm that they have forgotten what it changed.
+pub const PUSH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client, and the kernel behind a mount, may go by the master's word without another: counted from when it was
+/// asked for, or proved to hold still.
+pub const BELIEVED_FOR: Duration = Duration::from_secs(4);
 
+const _: () = assert!(BELIEVED_FOR.as_millis() < PUSH_PATIENCE.as_millis());
 const _: () = assert!((FRAME_PAYLOAD_BYTES_MAX as u64).is_multiple_of(BLOCK_SIZE_BYTES));
 const _: () = assert!((FRAME_PAYLOAD_BYTES_MAX as u64) < CHUNK_SIZE_BYTES);
 const _: () = assert!(DECLARED_AT_ONCE_MAX * 11 < CONTROL_MESSAGE_BYTES_MAX);

@@ -9,6 +9,7 @@ use cairn_proto::data::Hello;
 use cairn_types::{ClusterId, SessionId};
 use rustc_hash::FxHashMap;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,7 +31,7 @@ struct Peer {
     /// When it last did not answer.
     failed: Option<Boot>,
     /// Bytes asked of it and not here yet.
-    asked: u64,
+    asked: Arc<AtomicU64>,
 }
 
 impl Peer {
@@ -39,23 +40,20 @@ impl Peer {
             idle: Vec::new(),
             slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             failed: None,
-            asked: 0,
+            asked: Arc::default(),
         }
     }
 }
 
 /// Bytes that are being asked of a server, while this lives.
 pub(crate) struct Asking {
-    pool: Arc<Shared>,
-    address: String,
+    asked: Arc<AtomicU64>,
     bytes: u64,
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        if let Some(peer) = self.pool.peers().get_mut(&self.address) {
-            peer.asked -= self.bytes;
-        }
+        self.asked.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -163,10 +161,10 @@ impl Pool {
     /// So many bytes are about to be asked of the server.
     pub fn ask(&self, address: &str, bytes: u64) -> Asking {
         let mut peers = self.0.peers();
-        peers.entry(address.to_owned()).or_insert_with(Peer::new).asked += bytes;
+        let peer = peers.entry(address.to_owned()).or_insert_with(Peer::new);
+        peer.asked.fetch_add(bytes, Ordering::Relaxed);
         Asking {
-            pool: self.0.clone(),
-            address: address.to_owned(),
+            asked: peer.asked.clone(),
             bytes,
         }
     }
@@ -178,7 +176,8 @@ impl Pool {
         let Some(peer) = peers.get(address) else {
             return (false, 0);
         };
-        (peer.failed.is_some_and(|at| now.since(at) < DEAD_FOR), peer.asked)
+        let dead = peer.failed.is_some_and(|at| now.since(at) < DEAD_FOR);
+        (dead, peer.asked.load(Ordering::Relaxed))
     }
 }
 

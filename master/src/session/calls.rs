@@ -16,14 +16,11 @@ use cairn_proto::session::call::Request;
 use cairn_proto::session::{
     self as wire, Answer as AnswerMessage, Call, Created, Done, FromMaster, Locations, from_master,
 };
+use cairn_types::limits::PUSH_PATIENCE;
 use cairn_types::limits::{LOCATE_CHUNKS_MAX, SESSION_CALLS_MAX};
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::oneshot;
-
-/// How long a change waits for other clients to confirm that they have forgotten what it changed.
-const PUSH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open tells where so many of the file's first chunks are.
 const OPEN_CHUNKS: u32 = 2;
