@@ -16,8 +16,7 @@ use cairn_proto::session::call::Request;
 use cairn_proto::session::{
     self as wire, Answer as AnswerMessage, Call, Created, Done, FromMaster, Locations, from_master,
 };
-use cairn_types::limits::PUSH_PATIENCE;
-use cairn_types::limits::{LOCATE_CHUNKS_MAX, SESSION_CALLS_MAX};
+use cairn_types::limits::{LOCATE_CHUNKS_MAX, PUSH_PATIENCE, SESSION_CALLS_MAX};
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::sync::Arc;
 use tokio::sync::oneshot;
