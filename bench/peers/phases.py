@@ -41,7 +41,7 @@ def main():
         me = sum(x for _, _, x in got) * 1e9
         all_ = me + sum(c.values())
         if f is not readdir: tot += all_; rows += 1
-        print(f"{f.__name__:8} {ops/e:9.0f}/s  CPU-us/op {all_/ops/1e3:7.1f} = app {me/ops/1e3:6.1f} mount {c.get('mount',0)/ops/1e3:6.1f} master {c.get('master',0)/ops/1e3:6.1f} cs {cs/ops/1e3:6.1f}  switches/op mount {s.get('mount',0)/ops:.2f} master {s.get('master',0)/ops:.2f}", flush=True)
+        print(f"{f.__name__:8} {ops/e:9.0f}/s  CPU-us/op {all_/ops/1e3:7.1f} = app {me/ops/1e3:6.1f} mount {c.get('mount',0)/ops/1e3:6.1f} master {c.get('master',0)/ops/1e3:6.1f} cs {cs/ops/1e3:6.1f}  switches/op mount {s.get('mount',0)/ops:.2f} master {s.get('master',0)/ops:.2f} cs {sum(v for k, v in s.items() if k.startswith('cs'))/ops:.2f}", flush=True)
     for x in ps: x.join()
     print(f"cpu      {tot/(n*p*rows)/1e3:.1f} us/op")
     os.rmdir(d)

@@ -2,17 +2,18 @@
 //!
 //! fuser's threads read requests and poll each call once where it stands: what is buffered or cached is answered
 //! without changing threads. What has to wait goes to the tokio runtime with the reply, which it owns, as soon as what
-//! it waits for is there, so a thread is never held up. Each request is answered within the timeout; work that takes longer goes on to its own end (half a
-//! call to the master cannot be taken back), and what it then opened is closed.
+//! it waits for is there, so a thread is never held up ([`Bridge`]). Each request is answered within the timeout; work
+//! that takes longer goes on to its own end (half a call to the master cannot be taken back), and what it then opened is
+//! closed.
 mod convert;
 mod invalidate;
 mod listing;
-mod parked;
 
 use crate::error::{Error, Result};
 use crate::filesystem::{DirectoryItem, DirectoryListing, FileSystem};
 use bytes::Bytes;
 use cairn_client::{Attr, FileKind, OpenMode, SetAttr, XattrFlags};
+use cairn_io::inline::Bridge;
 use cairn_types::Inode;
 use cairn_types::limits::FRAME_PAYLOAD_BYTES_MAX;
 use convert::{
@@ -70,7 +71,7 @@ impl Limits {
 /// What a FUSE connection and the mount share.
 pub(crate) struct Shared<F: FileSystem> {
     fs: Arc<F>,
-    runtime: Handle,
+    bridge: Bridge,
     limits: Limits,
     open: Mutex<BTreeMap<u64, F::Handle>>,
     next_handle: AtomicU64,
@@ -87,7 +88,7 @@ impl<F: FileSystem> Shared<F> {
     pub fn new(fs: Arc<F>, runtime: Handle, limits: Limits) -> Self {
         Self {
             fs,
-            runtime,
+            bridge: Bridge::new(runtime),
             limits,
             open: Mutex::default(),
             next_handle: AtomicU64::new(1),
@@ -185,9 +186,11 @@ impl<F: FileSystem> Adapter<F> {
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
         let (ino, timeout) = (ino.0, self.0.limits.timeout);
-        let task = Box::pin(async move {
+        self.0.bridge.run(|under_way| async move {
             let mut work = pin!(work);
-            match tokio::time::timeout(timeout, &mut work).await {
+            let done = tokio::time::timeout(timeout, &mut work).await;
+            drop(under_way);
+            match done {
                 Ok(Ok(done)) => answer(reply, done),
                 Ok(Err(e)) => refuse(op, ino, reply, &e),
                 Err(_) => {
@@ -204,7 +207,6 @@ impl<F: FileSystem> Adapter<F> {
                 }
             }
         });
-        parked::run(&self.0.runtime, task);
     }
 
     /// Work that changes a directory.

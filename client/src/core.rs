@@ -7,7 +7,7 @@ use crate::read::Pace;
 use crate::session::{Host, Session};
 use crate::{Attr, ClientConfig, Error, Invalidated, Result, Server};
 use bytes::Bytes;
-use cairn_io::Env;
+use cairn_io::{Env, inline};
 use cairn_proto::session::{Close, GetAttr, PathOf, answer, call::Request};
 use cairn_types::{ChunkHandle, Inode, Version};
 use futures::StreamExt;
@@ -132,9 +132,10 @@ impl Core {
     /// Runs by itself until it ends or the client stops.
     pub fn detach<F: Future<Output = ()> + Send + 'static>(self: &Arc<Self>, job: impl FnOnce(Arc<Core>) -> F) {
         let (stop, job) = (self.stop.clone(), job(self.clone()));
-        self.tasks.spawn(async move {
+        let job = self.tasks.track_future(async move {
             stop.run_until_cancelled(job).await;
         });
+        inline::begin(job);
     }
 
     /// As good a name as can be had quickly.

@@ -20,6 +20,7 @@ use tower::util::MapResponseLayer;
 pub async fn connect(net: Arc<dyn Net>, address: &str, deadline: Duration) -> io::Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?
+        .executor(crate::inline::Executor)
         .connect_timeout(deadline);
     let target: Arc<str> = address.into();
     let connector = tower::service_fn(move |_: Uri| {

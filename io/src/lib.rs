@@ -7,6 +7,7 @@ mod blocking;
 mod clock;
 mod disk;
 pub mod grpc;
+pub mod inline;
 mod net;
 mod real;
 mod rng;

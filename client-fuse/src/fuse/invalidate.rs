@@ -39,7 +39,7 @@ pub(crate) async fn invalidate<F: FileSystem>(shared: Arc<Shared<F>>, notifier: 
 
 async fn tell_kernel<F: FileSystem>(shared: &Arc<Shared<F>>, notifier: &Notifier, inodes: Vec<(Inode, bool)>) {
     let (fs, notifier) = (shared.fs.clone(), notifier.clone());
-    let told = blocking(shared, move || {
+    let told = blocking(move || {
         inodes.into_iter().try_for_each(|(ino, data)| {
             fs.changed(ino, data);
             // a negative offset leaves the pages and takes the attributes
@@ -66,7 +66,7 @@ async fn forget_name<F: FileSystem>(
         return; // never closed
     };
     let notifier = notifier.clone();
-    let told = blocking(shared, move || {
+    let told = blocking(move || {
         let told = notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(&name));
         drop(permit);
         told
@@ -83,11 +83,8 @@ async fn forget_name<F: FileSystem>(
 }
 
 #[allow(clippy::disallowed_methods)] // blocks on the kernel's locks, which no simulation has
-fn blocking<F: FileSystem, T: Send + 'static>(
-    shared: &Shared<F>,
-    f: impl FnOnce() -> T + Send + 'static,
-) -> tokio::task::JoinHandle<T> {
-    shared.runtime.spawn_blocking(f)
+fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::task::spawn_blocking(f)
 }
 
 fn taken(told: std::result::Result<std::io::Result<()>, tokio::task::JoinError>) {

@@ -2,7 +2,7 @@
 use super::Trouble;
 use crate::limits::PIPELINE_MAX;
 use bytes::Bytes;
-use cairn_io::{BoxStream, Net};
+use cairn_io::{BoxStream, Net, inline};
 use cairn_proto::data::{Hello, frame_header::Body};
 use cairn_proto::frame::{Frame, read_frame, write_frame};
 use cairn_proto::{PROTOCOL, common::ErrorCode};
@@ -125,7 +125,7 @@ impl Connection {
             heard: Mutex::new(None),
             cause: Mutex::new(None),
         });
-        let task = AbortOnDropHandle::new(tokio::spawn(run(stream, queue, life.clone())));
+        let task = AbortOnDropHandle::new(inline::spawn(run(stream, queue, life.clone())));
         Ok(Self {
             requests,
             life,

@@ -14,7 +14,7 @@ pub use pushes::Invalidation;
 use crate::backoff::Backoff;
 use crate::limits::{CALLS_MAX, TOLD_MAX};
 use crate::{Error, Invalidated, Result, Server};
-use cairn_io::Env;
+use cairn_io::{Env, inline};
 use cairn_proto::common::{self, ErrorCode};
 use cairn_proto::session::{Attr, answer, call::Request};
 use cairn_types::{ClusterId, Inode, SessionId};
@@ -157,7 +157,7 @@ impl Session {
         });
         let stop = CancellationToken::new();
         let (opened, mut first) = oneshot::channel();
-        let task = AbortOnDropHandle::new(tokio::spawn(stream::run(shared.clone(), opened, stop.clone())));
+        let task = AbortOnDropHandle::new(inline::spawn(stream::run(shared.clone(), opened, stop.clone())));
         match tokio::time::timeout(within, &mut first).await {
             Ok(Ok(cluster)) => Ok(Self {
                 shared,
