@@ -23,8 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Reads of one file under way at a time.
 const READS_AHEAD: usize = 4;
-/// Writes of one file under way at a time: while one ends the next is at work.
-const WRITES_AT_ONCE: usize = 2;
 /// Files found and not begun.
 const QUEUE: usize = 4096;
 /// What cleaning up after a failure may take.
@@ -560,18 +558,16 @@ impl Copier {
             let mut written = vec![];
             let mut counted = from;
             let mut end_of_data = from;
-            let pieces = futures::stream::poll_fn(|cx| receive.poll_recv(cx));
-            let mut writes = pieces
-                .map(|(offset, data)| async move {
-                    let len = data.len() as u64;
-                    let crc = self.options.verify.then(|| crc32fast::hash(&data));
-                    sink.write_at(offset, data).await?;
-                    Ok::<_, Failure>((offset, len, crc))
-                })
-                .buffered(WRITES_AT_ONCE);
-            while let Some(piece) = writes.next().await {
-                let (offset, len, crc) = piece?;
-                written.extend(crc.map(|crc| Piece { offset, len, crc }));
+            while let Some((offset, data)) = receive.recv().await {
+                let len = data.len() as u64;
+                if self.options.verify {
+                    written.push(Piece {
+                        offset,
+                        len,
+                        crc: crc32fast::hash(&data),
+                    });
+                }
+                sink.write_at(offset, data).await?;
                 end_of_data = offset + len;
                 // holes count as copied
                 self.progress.add(end_of_data - counted);
