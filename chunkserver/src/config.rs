@@ -19,7 +19,7 @@ pub struct ChunkserverConfig {
     pub label: String,
     /// Share of each disk that new chunks leave free, in thousandths.
     pub reserve_permille: u32,
-    /// File descriptors kept open for chunks, a disk.
+    /// File descriptors kept open for chunks, a disk: most of them for what is not synced yet.
     pub open_files_max: usize,
     /// The head of a chain waits this long for an acknowledgement before it calls the chain broken; members further
     /// down proportionally less, so that the one next to the silent member tells.
@@ -45,7 +45,7 @@ impl Default for ChunkserverConfig {
             master: "127.0.0.1:7600".into(),
             label: String::new(),
             reserve_permille: 10,
-            open_files_max: 4096,
+            open_files_max: 32_768,
             chain_deadline: Duration::from_secs(5),
             sync_deadline: Duration::from_secs(30),
             frame_memory_bytes: 160 << 20,

@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use cairn_io::{BoxStream, Listener};
 use cairn_proto::PROTOCOL;
 use cairn_proto::data::{Append, Hello, Welcome, frame_header::Body};
-use cairn_proto::frame::{FrameError, PREFIX_BYTES, Prefix, decode_header, encode_head, read_frame};
+use cairn_proto::frame::{FRAME_READ_BYTES, FrameError, PREFIX_BYTES, Prefix, decode_header, encode_head, read_frame};
 use cairn_proto::record::HEADER_BYTES;
 use cairn_types::limits::RECORD_BYTES_MAX;
 use std::future::Future;
@@ -69,7 +69,7 @@ enum Waiting {
 
 async fn connection(core: Arc<Core>, stream: BoxStream, peer: SocketAddr) {
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = BufReader::with_capacity(4096, reader);
+    let mut reader = BufReader::with_capacity(FRAME_READ_BYTES, reader);
     match timeout(HELLO_WAIT_MAX, welcome(&core, &mut reader, &mut writer)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => return,

@@ -56,6 +56,13 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Writes all of `buf`; on an error any part of it may be written.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Writes all of `first` and, behind it, all of `second`, in one call where the system has one; an error is as of
+    /// [`DiskFile::write_at`].
+    fn write_both_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(first, offset)?;
+        self.write_at(second, offset + first.len() as u64)
+    }
+
     /// Bytes in the file, holes counted.
     fn len(&self) -> io::Result<u64>;
 

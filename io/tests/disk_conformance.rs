@@ -48,6 +48,18 @@ const SUITE: &[Case] = &[
         file.write_at(b"", 50_000).unwrap();
         assert_eq!(file.len().unwrap(), 10_005);
     }),
+    ("two buffers are written one behind the other", |d| {
+        let file = d.create(p("a")).unwrap();
+        file.write_both_at(b"table", &[7; 9000], 100).unwrap();
+        file.write_both_at(b"", b"head", 0).unwrap();
+        file.write_both_at(b"end", b"", 9105).unwrap();
+        let got = bytes(d, "a");
+        assert_eq!(
+            (&got[..4], &got[100..105], &got[9105..]),
+            (&b"head"[..], &b"table"[..], &b"end"[..])
+        );
+        assert!(got[105..9105].iter().all(|b| *b == 7) && got[4..100].iter().all(|b| *b == 0));
+    }),
     ("reads are short at the end only", |d| {
         put(d, "a", b"0123456789");
         let file = d.open(p("a")).unwrap();

@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub const MAGIC: [u8; 4] = *b"CRN1";
 pub const PREFIX_BYTES: usize = 16;
+/// Bytes that are asked of a connection at once where a frame may begin: one with a page of payload comes whole.
+pub const FRAME_READ_BYTES: usize = 8192;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {

@@ -1,7 +1,7 @@
 //! One replica, and every operation on it.
 //!
-//! A change goes to the file in this order: head with an intent that names the blocks, data, table, head with the new
-//! length and without the intent. A process killed anywhere in it leaves either an intent, so that the next open gives
+//! A change goes to the file in this order: head with an intent that names the blocks, data and table, head with the new
+//! length and without the intent. (A new chunk has the intent of its first change already.) A process killed anywhere in it leaves either an intent, so that the next open gives
 //! those blocks the checksums of what they hold and cuts the file at the length, or nothing to do. Nothing is
 //! acknowledged before the last of these writes.
 //!
@@ -109,6 +109,8 @@ pub(super) struct Core {
     /// False if the header could not be believed when the disk was opened: `status` is made up.
     known: bool,
     header_stale: bool,
+    /// The file has an intent over all blocks: nothing has been changed since it was created.
+    intended: bool,
     /// A suspect whose checksums have been computed anew.
     recomputed: bool,
     dir_synced: bool,
@@ -127,6 +129,7 @@ impl Core {
             removed: false,
             known: true,
             header_stale: false,
+            intended: false,
             recomputed: false,
             dir_synced: false,
             changes: 0,
@@ -149,6 +152,7 @@ impl Core {
 
     pub fn created(&mut self, file: Arc<ChunkFile>) {
         self.changes = 1;
+        self.intended = true;
         self.file = Some(file);
     }
 
@@ -316,7 +320,11 @@ impl Chunk {
             first_block: first,
             blocks: entries.len() as u32,
         };
+        let empty = core.status.length == 0;
         self.change(&mut core, &file, intent, length, |file| {
+            if empty && offset == 0 {
+                return file.write_first(data, &entries);
+            }
             file.write_data(data, offset)?;
             file.write_table(first, &entries)
         })?;
@@ -582,6 +590,7 @@ impl Chunk {
         // From here on the mark may become durable at any moment, so the next change must put it into the dirty log.
         core.status = status;
         core.header_stale = true;
+        core.intended = false;
         file.write_head(&status, None).map_err(|e| self.disk.sync_failed(&e))?;
         core.header_stale = false;
         self.disk.note_marked(self.handle());
@@ -710,6 +719,11 @@ impl Chunk {
         }
         core.changes += 1;
         core.file.get_or_insert_with(|| file.clone());
+        let after = intent.first_block + intent.blocks;
+        self.disk.verified.forget(self.handle(), intent.first_block..after);
+        if std::mem::take(&mut core.intended) {
+            return Ok(());
+        }
         match file.write_head(&core.status, Some(intent)) {
             Ok(()) => {
                 core.header_stale = false;
@@ -728,6 +742,7 @@ impl Chunk {
         let handle = self.handle();
         let file = self.file(core)?;
         core.header_stale = true;
+        core.intended = false;
         let status = Status {
             boot: self.disk.boot,
             ..status
@@ -838,7 +853,10 @@ impl Chunk {
     ) -> std::result::Result<Option<Vec<u32>>, HeaderFault> {
         let blocks = blocks.min(BLOCKS_PER_CHUNK as u32) as usize;
         let mut bytes = [0; DATA_OFFSET as usize];
-        let want = TABLE_OFFSET as usize + 4 * blocks;
+        let want = match blocks {
+            0 => SECTOR_BYTES,
+            _ => TABLE_OFFSET as usize + 4 * blocks,
+        };
         let read = file
             .file
             .read_at(&mut bytes[..want], 0)
@@ -848,7 +866,7 @@ impl Chunk {
         if !core.header_stale && header.status != core.status {
             return Err(HeaderFault::Lost);
         }
-        Ok((read == want).then(|| decode_table(&bytes[TABLE_OFFSET as usize..want])))
+        Ok((read == want).then(|| decode_table(&bytes[TABLE_OFFSET as usize..][..4 * blocks])))
     }
 
     fn table_entries(&self, file: &ChunkFile, first: u32, count: u32) -> Result<Vec<u32>> {

@@ -8,6 +8,7 @@ use super::index::{Digest, Index, MemoryIndex, SledIndex};
 use super::journal::{self, DIRTY_FILE, DirtyLog};
 use super::recover::{self, io_error, is_read_only};
 use super::stamp::{self, Identity, Stamp};
+use super::verified::Verified;
 use super::{Result, locked};
 use cairn_io::{Boot, Clock, Disk, DiskFile, Space};
 use cairn_types::{ChunkHandle, DiskId, Version};
@@ -33,10 +34,20 @@ const MARKS_PER_ROUND_MAX: usize = 128;
 pub struct DiskOptions {
     /// Share of the disk that new chunks leave free, in thousandths; 10 is 1 %.
     pub reserve_permille: u32,
-    /// File descriptors kept open; as many again may be open for chunks with unsynced writes.
+    /// File descriptors kept open: a quarter for the chunks used last, the others for those with unsynced writes.
     pub open_files_max: usize,
     /// Directory of the sled index; none keeps the index in memory, and every start reads all headers.
     pub index_path: Option<PathBuf>,
+}
+
+impl DiskOptions {
+    fn cached_files_max(&self) -> usize {
+        self.open_files_max / 4
+    }
+
+    fn unsynced_max(&self) -> usize {
+        self.open_files_max - self.cached_files_max()
+    }
 }
 
 impl Default for DiskOptions {
@@ -82,6 +93,7 @@ pub(super) struct Inner {
     pub boot: Uuid,
     pub stamp: Stamp,
     pub log: DirtyLog,
+    pub verified: Verified,
     options: DiskOptions,
     health: AtomicU8,
     _lock: Box<dyn Send + Sync>,
@@ -240,6 +252,7 @@ impl DiskStore {
             boot,
             stamp,
             log,
+            verified: Verified::default(),
             health: AtomicU8::new(health as u8),
             _lock: lock,
             chunks: RwLock::new(chunks),
@@ -248,7 +261,7 @@ impl DiskStore {
             absent: Mutex::default(),
             index,
             index_stale: Mutex::new(index_stale),
-            files: Mutex::new(FileCache::new(options.open_files_max)),
+            files: Mutex::new(FileCache::new(options.cached_files_max())),
             unsynced: Mutex::new(unsynced),
             unmarked: Mutex::new(unmarked),
             unlinked: Mutex::default(),
@@ -702,7 +715,7 @@ impl Inner {
     pub fn bound_unsynced(self: &Arc<Self>, but: ChunkHandle) -> Result<()> {
         let victim = {
             let mut unsynced = locked(&self.unsynced);
-            if unsynced.chunks.len() <= self.options.open_files_max {
+            if unsynced.chunks.len() <= self.options.unsynced_max() {
                 return Ok(());
             }
             let after = (Bound::Excluded(unsynced.hand), Bound::Unbounded);

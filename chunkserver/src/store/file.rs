@@ -2,8 +2,8 @@
 use super::crc::crc;
 use super::error::HeaderFault;
 use super::format::{
-    ChunkMeta, DATA_OFFSET, Header, Intent, SECTOR_BYTES, Status, TABLE_OFFSET, block_count, block_len, decode_intent,
-    decode_table, encode_header, encode_intent, encode_table,
+    ChunkMeta, DATA_OFFSET, Header, Intent, SECTOR_BYTES, Status, TABLE_BYTES, TABLE_OFFSET, block_count, block_len,
+    decode_intent, decode_table, encode_header, encode_intent, encode_table,
 };
 use cairn_io::DiskFile;
 use cairn_types::layout::BLOCK_SIZE_BYTES;
@@ -58,19 +58,22 @@ pub(super) fn judge(sector: &[u8; SECTOR_BYTES], owner: Owner) -> Result<Header,
 impl ChunkFile {
     /// Header and intent in one write: together they say what is being changed, or that nothing is.
     pub fn write_head(&self, status: &Status, intent: Option<Intent>) -> io::Result<()> {
+        self.file.write_at(&self.head(status, intent), 0)
+    }
+
+    /// The head of a new chunk, with the intent of its first change, and the empty table.
+    pub fn write_new(&self, status: &Status) -> io::Result<()> {
+        let mut bytes = [0; DATA_OFFSET as usize];
+        bytes[..2 * SECTOR_BYTES].copy_from_slice(&self.head(status, Some(Intent::WHOLE)));
+        self.file.write_at(&bytes, 0)
+    }
+
+    fn head(&self, status: &Status, intent: Option<Intent>) -> [u8; 2 * SECTOR_BYTES] {
         let Owner { cluster, disk, handle } = self.owner;
         let mut bytes = [0; 2 * SECTOR_BYTES];
         bytes[..SECTOR_BYTES].copy_from_slice(&encode_header(cluster, disk, handle, status, &self.meta));
         bytes[SECTOR_BYTES..].copy_from_slice(&encode_intent(intent));
-        self.file.write_at(&bytes, 0)
-    }
-
-    /// The head and the empty table of a new chunk.
-    pub fn write_new(&self, status: &Status) -> io::Result<()> {
-        let Owner { cluster, disk, handle } = self.owner;
-        let mut bytes = [0; DATA_OFFSET as usize];
-        bytes[..SECTOR_BYTES].copy_from_slice(&encode_header(cluster, disk, handle, status, &self.meta));
-        self.file.write_at(&bytes, 0)
+        bytes
     }
 
     /// Checksums of `count` blocks from `first`; none if the table is cut off before their end.
@@ -94,6 +97,13 @@ impl ChunkFile {
 
     pub fn write_data(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_at(data, DATA_OFFSET + offset)
+    }
+
+    /// The first bytes of an empty chunk, and with them its whole table.
+    pub fn write_first(&self, data: &[u8], crcs: &[u32]) -> io::Result<()> {
+        let mut table = [0; TABLE_BYTES];
+        table[..4 * crcs.len()].copy_from_slice(&encode_table(crcs));
+        self.file.write_both_at(&table, data, TABLE_OFFSET)
     }
 
     /// Makes the file hold `length` bytes of data and none beyond, so that growing later uncovers nothing old.

@@ -25,6 +25,7 @@ mod read;
 mod recover;
 mod scrub;
 mod stamp;
+mod verified;
 
 pub use chunk::{At, Chunk, ChunkInfo, Pieces, Table};
 pub use disk::{DiskOptions, DiskState, DiskStore};

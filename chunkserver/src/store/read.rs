@@ -1,11 +1,13 @@
-//! Reading a chunk: whole blocks come from the disk, so that those of which only a part is wanted can be checked.
+//! Reading a chunk: whole blocks come from the disk, so that those of which only a part is wanted can be checked; small
+//! parts of a block that has been checked before come alone.
 use super::Result;
-use super::chunk::{At, Chunk, Pieces, bad_range};
+use super::chunk::{At, Chunk, Core, Pieces, bad_range};
 use super::crc;
 use super::error::Damage;
 use super::file::ChunkFile;
 use super::format::block_len;
 use super::scrub::mismatches;
+use super::verified::PAGE_BYTES;
 use bytes::Bytes;
 use cairn_types::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, block_pieces};
 use std::cell::RefCell;
@@ -30,7 +32,8 @@ struct Blocks<'a> {
 impl Chunk {
     /// Reads up to `len` bytes at `offset`, fewer where the chunk ends. A piece that is all that its block holds
     /// comes with the stored checksum and is not checked here unless `verify`; any other piece is checked as part of its
-    /// block and comes with its own. Header and table are looked at on the disk each time.
+    /// block, or of those pages of it that were found to be right before, and comes with its own. The header is looked at
+    /// on the disk each time.
     ///
     /// # Errors
     /// `WrongVersion`, `Corrupt`, `BadRange`, `DiskFailed`, `NotFound`, `TooManyFiles`.
@@ -54,6 +57,14 @@ impl Chunk {
             });
         }
         let after = end.div_ceil(BLOCK_SIZE_BYTES) as u32;
+        let small = 2 * (end - offset) <= block_len(first, length) && after - first == 1;
+        if small
+            && !verify
+            && let Some((data, sum)) = self.read_verified(&core, &file, offset..end)?
+        {
+            let crcs = vec![sum];
+            return Ok(Pieces { data, crcs, length });
+        }
         let table = self.check_head(&core, &file, after)?;
         let stored = &table[first as usize..];
         // whole blocks are read, so that those at the edges can be checked
@@ -79,9 +90,46 @@ impl Chunk {
             scratch.resize(SCRATCH_BYTES, 0);
             let data = &mut scratch[..len];
             let crcs = self.read_blocks(&file, &blocks, data, offset..end, verify)?;
+            if small {
+                self.disk.verified.note(self.handle(), first, data);
+            }
             let data = Bytes::copy_from_slice(&data[wanted]);
             Ok(Pieces { data, crcs, length })
         })
+    }
+
+    /// A part of one block whose pages are known, and its checksum. None if they are not, or do not agree: then the whole
+    /// block says what is wrong.
+    fn read_verified(&self, core: &Core, file: &ChunkFile, wanted: Range<u64>) -> Result<Option<(Bytes, u32)>> {
+        let block = (wanted.start / BLOCK_SIZE_BYTES) as u32;
+        let Some(sums) = self.disk.verified.get(self.handle(), block) else {
+            return Ok(None);
+        };
+        self.check_head(core, file, 0)?;
+        let page = PAGE_BYTES as u64;
+        let block_start = u64::from(block) * BLOCK_SIZE_BYTES;
+        let block_end = block_start + block_len(block, core.status.length);
+        // pages of the block are pages of the chunk
+        let start = wanted.start / page * page;
+        let stop = wanted.end.next_multiple_of(page).min(block_end);
+        let mut bytes = vec![0; (stop - start) as usize];
+        if file.read_data(&mut bytes, start).is_err() {
+            return Ok(None);
+        }
+        let first = ((start - block_start) / page) as usize;
+        let sound = bytes
+            .chunks(PAGE_BYTES)
+            .zip(&sums[first..])
+            .all(|(page, sum)| crc::crc(page) == *sum);
+        if !sound {
+            return Ok(None);
+        }
+        let data = Bytes::from(bytes).slice((wanted.start - start) as usize..(wanted.end - start) as usize);
+        let sum = match data.len() as u64 == stop - start && data.len() <= PAGE_BYTES {
+            true => sums[first],
+            false => crc::crc(&data),
+        };
+        Ok(Some((data, sum)))
     }
 
     /// Reads the whole blocks into `data`, checks those of which only a part is in `wanted` (all, with `verify`), and

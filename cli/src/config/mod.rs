@@ -169,7 +169,7 @@ settings! {
         /// The share of each disk that new chunks leave free.
         reserve ("reserve"): Share = "1%",
         /// Files kept open, a disk; fewer where the process may not open so many.
-        open_files_max ("open-files-max"): u32 = "4096",
+        open_files_max ("open-files-max"): u32 = "32768",
         /// How long the head of a chain waits for an acknowledgement before it calls the chain broken.
         chain_deadline ("chain-deadline"): Span = "5s",
         /// The same for an fsync, which waits for disks.

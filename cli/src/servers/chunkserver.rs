@@ -35,10 +35,10 @@ pub fn health_beside(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(listen.ip(), port)
 }
 
-/// What each of so many disks may have open: this process may run several chunkservers (`cairn up`), and has sockets.
+/// What each of all disks of this process may have open; a third is for sockets.
 fn open_files_of(disks: usize) -> usize {
     let limit = raise_open_files().map_or(usize::MAX, |limit| limit as usize);
-    (limit / 8 / disks.max(1)).max(16)
+    (limit / 3 * 2 / disks.max(1)).max(16)
 }
 
 /// Raises the number of files that this process may have open as far as it is allowed to. What it is then; none: there
@@ -59,17 +59,23 @@ fn raise_open_files() -> Option<u64> {
     }
 }
 
-/// Starts a chunkserver; it listens when this returns, and registers at the master meanwhile.
-pub async fn start(mut config: ChunkserverConfig, directories: &[PathBuf], setting: &str) -> Result<Chunkserver> {
-    config.open_files_max = config.open_files_max.min(open_files_of(directories.len()));
+/// Starts a chunkserver in a process that has `disks` in all; it listens when this returns, and registers at the master
+/// meanwhile.
+pub async fn start(
+    mut config: ChunkserverConfig,
+    directories: &[PathBuf],
+    disks: usize,
+    setting: &str,
+) -> Result<Chunkserver> {
+    config.open_files_max = config.open_files_max.min(open_files_of(disks));
     let (listen, health) = (config.listen, config.health_listen);
     settings::warn_if_reachable("the chunkserver", listen);
-    let mut disks = vec![];
+    let mut own = vec![];
     for directory in directories {
-        disks.push((open_directory(directory, setting)?, Some(directory.clone())));
+        own.push((open_directory(directory, setting)?, Some(directory.clone())));
     }
     let places: Vec<_> = directories.iter().map(|d| d.display().to_string()).collect();
-    let started = Chunkserver::start(config, disks, Env::real()).await;
+    let started = Chunkserver::start(config, own, Env::real()).await;
     let server = started.map_err(|e| {
         let health = health.map(|h| format!(" or {h}")).unwrap_or_default();
         start_failure(
@@ -89,7 +95,7 @@ pub async fn start(mut config: ChunkserverConfig, directories: &[PathBuf], setti
 pub async fn run(config: &Config) -> Result<()> {
     let mut signals = Signals::listen()?;
     let directories = &config.chunkserver.disks;
-    let server = start(chunkserver_config(config), directories, "--disk").await?;
+    let server = start(chunkserver_config(config), directories, directories.len(), "--disk").await?;
     let bound = server.bound();
     // only a formatted disk may have a file in it, and formatting waits for the master
     let registered = async {

@@ -92,6 +92,7 @@ async fn start(options: &Up, config: &Config, data: &Path) -> Result<Cluster> {
 
 async fn fill(cluster: &mut Cluster, options: &Up, config: &Config, data: &Path) -> Result<()> {
     let address = reachable(cluster.master.address());
+    let disks = usize::from(options.chunkservers);
     for n in 1..=options.chunkservers {
         let directory = data.join(format!("cs{n}"));
         let listen = nth(config.master.listen, n);
@@ -107,7 +108,7 @@ async fn fill(cluster: &mut Cluster, options: &Up, config: &Config, data: &Path)
         if listen.ip().is_unspecified() {
             settings.advertise = Some(format!("{}:{}", settings::host_name(), listen.port()));
         }
-        let server = chunkserver::start(settings, std::slice::from_ref(&directory), "--data").await?;
+        let server = chunkserver::start(settings, std::slice::from_ref(&directory), disks, "--data").await?;
         cluster.chunkservers.push(server);
     }
     for (n, server) in (1..).zip(&cluster.chunkservers) {

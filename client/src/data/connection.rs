@@ -4,7 +4,7 @@ use crate::limits::PIPELINE_MAX;
 use bytes::Bytes;
 use cairn_io::{BoxStream, Net, inline};
 use cairn_proto::data::{Hello, frame_header::Body};
-use cairn_proto::frame::{Frame, read_frame, write_frame};
+use cairn_proto::frame::{FRAME_READ_BYTES, Frame, read_frame, write_frame};
 use cairn_proto::{PROTOCOL, common::ErrorCode};
 use std::io;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWriteExt, BufReader, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -246,7 +246,7 @@ async fn receive(
     mut unanswered: mpsc::Receiver<oneshot::Sender<Frame>>,
     life: &Life,
 ) -> String {
-    let mut stream = Noting { stream, life };
+    let mut stream = BufReader::with_capacity(FRAME_READ_BYTES, Noting { stream, life });
     loop {
         let frame = match read_frame(&mut stream).await {
             Ok(Some(frame)) => frame,

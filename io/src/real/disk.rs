@@ -1,7 +1,7 @@
 use crate::{Disk, DiskFile, Space};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,6 +121,23 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(buf, offset)
+    }
+
+    fn write_both_at(&self, first: &[u8], second: &[u8], offset: u64) -> io::Result<()> {
+        let both = [IoSlice::new(first), IoSlice::new(second)];
+        let written = match rustix::io::pwritev(&self.0, &both, offset) {
+            Err(rustix::io::Errno::INTR) => 0,
+            other => other?,
+        };
+        // cut short, if at all: the rest says why
+        let at = offset + written as u64;
+        match written.checked_sub(first.len()) {
+            None => {
+                self.write_at(&first[written..], at)?;
+                self.write_at(second, offset + first.len() as u64)
+            }
+            Some(of_second) => self.write_at(&second[of_second..], at),
+        }
     }
 
     fn len(&self) -> io::Result<u64> {

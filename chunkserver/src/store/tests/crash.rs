@@ -33,8 +33,32 @@ const SCRIPT: &[Step] = &[
     Step::Write(0, 8 * B),
 ];
 
-fn apply(store: &DiskStore, machine: &Machine, step: Step, seed: u64, version: &mut u64) -> Result<()> {
-    let at = At::Fenced(Version::new(1, *version));
+/// Of a chunk that nothing was done to since it was created.
+const FIRST: &[&[Step]] = &[
+    &[
+        Step::Write(0, 100),
+        Step::Write(50, 2 * B),
+        Step::Idle,
+        Step::Write(0, 10),
+    ],
+    &[Step::Write(0, 2 * B + 5), Step::Sync, Step::Fence(2), Step::Cut(B)],
+    &[Step::Write(2 * B + 5, 10), Step::Write(0, 10)],
+    &[Step::Grow(3 * B), Step::Write(B, B)],
+    &[Step::Sync, Step::Write(0, B)],
+    &[Step::Idle, Step::Write(0, 10)],
+    &[Step::Fence(2), Step::Write(0, B), Step::Write(5, 10)],
+];
+
+/// What the replica is after `version` fences and one creation.
+fn at(version: u64, made: State) -> At {
+    match (version, made) {
+        (1, State::Installed) => At::Installed(V1),
+        _ => At::Fenced(Version::new(1, version)),
+    }
+}
+
+fn apply(store: &DiskStore, machine: &Machine, step: Step, seed: u64, made: State, version: &mut u64) -> Result<()> {
+    let at = at(*version, made);
     let chunk = store.chunk(HANDLE)?;
     match step {
         Step::Write(offset, len) => write(&chunk, at, offset as u64, &bytes(seed, len)).map(drop),
@@ -70,17 +94,19 @@ use cairn_types::Version;
 
 /// Runs the script until the machine stops after `n` changes; gives what was completed, what was under way, and whether
 /// it stopped at all.
-fn stop_at(n: u64) -> Option<(Machine, Vec<u8>, Vec<u8>, u64)> {
+fn stop_at(script: &[Step], made: State, n: u64) -> Option<(Machine, Vec<u8>, Vec<u8>, u64)> {
     let machine = Machine::new();
     let store = machine.open();
-    store.create(HANDLE, V1, State::Joining, &meta()).unwrap();
-    store.fence(HANDLE, V1).unwrap();
+    store.create(HANDLE, V1, made, &meta()).unwrap();
+    if made != State::Installed {
+        store.fence(HANDLE, V1).unwrap();
+    }
     let mut data = vec![];
     let mut version = 1;
     machine.disk.stop_after(n);
-    for (seed, &step) in SCRIPT.iter().enumerate() {
+    for (seed, &step) in script.iter().enumerate() {
         let next = model(data.clone(), step, seed as u64);
-        if apply(&store, &machine, step, seed as u64, &mut version).is_err() {
+        if apply(&store, &machine, step, seed as u64, made, &mut version).is_err() {
             return Some((machine, data, next, version));
         }
         data = next;
@@ -88,14 +114,12 @@ fn stop_at(n: u64) -> Option<(Machine, Vec<u8>, Vec<u8>, u64)> {
     None
 }
 
-#[test]
-fn a_kill_at_any_point_loses_nothing_completed_and_corrupts_nothing() {
-    let mut points = 0;
+/// How many points there were.
+fn killed_at_any_point(script: &[Step], made: State) -> u64 {
     for n in 0.. {
-        let Some((machine, before, after, version)) = stop_at(n) else {
-            break;
+        let Some((machine, before, after, version)) = stop_at(script, made, n) else {
+            return n;
         };
-        points += 1;
         let store = machine.kill();
         let chunk = store.chunk(HANDLE).unwrap();
         let info = chunk.info();
@@ -105,7 +129,8 @@ fn a_kill_at_any_point_loses_nothing_completed_and_corrupts_nothing() {
             info.version.counter == version || info.version.counter == version + 1,
             "{n}"
         );
-        let data = read_all(&chunk, At::Fenced(info.version)).unwrap();
+        let at = at(info.version.counter, made);
+        let data = read_all(&chunk, at).unwrap();
         assert!(
             data.len() == before.len() || data.len() == after.len(),
             "{n}: {}",
@@ -116,7 +141,6 @@ fn a_kill_at_any_point_loses_nothing_completed_and_corrupts_nothing() {
             assert!(ok, "{n}: byte {i} is neither old nor new");
         }
         // and it goes on: what the file holds beyond its length must not come back
-        let at = At::Fenced(info.version);
         chunk.grow(at, data.len() as u64 + 3 * BLOCK_SIZE_BYTES).unwrap();
         let grown = read_all(&chunk, at).unwrap();
         assert!(
@@ -128,7 +152,21 @@ fn a_kill_at_any_point_loses_nothing_completed_and_corrupts_nothing() {
         let chunk = machine.kill().chunk(HANDLE).unwrap();
         assert_eq!(chunk.verify().unwrap(), Damage::default(), "{n}");
     }
+    unreachable!()
+}
+
+#[test]
+fn a_kill_at_any_point_loses_nothing_completed_and_corrupts_nothing() {
+    let points = killed_at_any_point(SCRIPT, State::Joining);
     assert!(points > 50, "only {points} points");
+}
+
+#[test]
+fn a_kill_at_any_point_of_the_first_changes_of_a_chunk_corrupts_nothing() {
+    for script in FIRST {
+        let points = killed_at_any_point(script, State::Installed);
+        assert!(points >= 5, "only {points} points of {script:?}");
+    }
 }
 
 /// Shows that the test above can fail: without the intents, some kill leaves a false corruption.
@@ -136,7 +174,9 @@ fn a_kill_at_any_point_loses_nothing_completed_and_corrupts_nothing() {
 fn without_intents_a_kill_would_corrupt() {
     let mut corrupt = 0;
     for n in 0.. {
-        let Some((machine, ..)) = stop_at(n) else { break };
+        let Some((machine, ..)) = stop_at(SCRIPT, State::Joining, n) else {
+            break;
+        };
         machine.disk.kill();
         let disk = machine.disk.mount();
         let file = cairn_io::Disk::open(&disk, &Machine::path(HANDLE)).unwrap();

@@ -80,6 +80,51 @@ fn an_unverified_read_gives_stored_checksums_so_that_the_client_finds_rot() {
 }
 
 #[test]
+fn a_small_read_is_checked_by_its_own_pages_once_the_block_was() {
+    let machine = Machine::new();
+    let (_store, chunk, data) = with_chunk(&machine);
+    let read = |offset: u64, len: u64| chunk.read(AT, B + offset, len, false);
+    read(10, 20).unwrap();
+    // rot in another page; before, the whole block would have been looked at
+    flip(&machine, 8192 + B + 5 * 4096 + 7);
+    for (offset, len) in [
+        (0, 4096),
+        (10, 20),
+        (4090, 20),
+        (4096, 8192),
+        (6 * 4096, 32_000),
+        (65_530, 6),
+    ] {
+        let pieces = read(offset, len).unwrap();
+        let want = &data[(B + offset) as usize..][..len as usize];
+        assert_eq!(pieces.data, want, "{len} at {offset}");
+        assert_eq!(pieces.crcs, [crc32fast::hash(want)], "{len} at {offset}");
+    }
+    for (offset, len) in [(5 * 4096 + 4000, 1), (4 * 4096, 8192)] {
+        assert_eq!(damage_of(read(offset, len)).blocks, BTreeSet::from([1]));
+    }
+    // the last block ends within a page
+    for offset in [20, 2 * B - 10 - B - B / 2] {
+        let pieces = read(B + offset, 10).unwrap();
+        assert_eq!(pieces.data, data[(2 * B + offset) as usize..][..10]);
+    }
+}
+
+/// The disk loses what is written over a block that was checked: its old bytes must not pass for the new ones.
+#[test]
+fn what_was_checked_before_a_change_says_nothing_after_it() {
+    let machine = Machine::new();
+    let (_store, chunk, data) = with_chunk(&machine);
+    assert_eq!(chunk.read(AT, 90, 20, false).unwrap().data, data[90..110]);
+    // the intent comes through, the data does not
+    machine
+        .disk
+        .inject(Fault::new(Op::Write, Effect::Lost).on(".chunk").skip(1));
+    write(&chunk, AT, 100, b"new").unwrap();
+    assert_eq!(damage_of(chunk.read(AT, 90, 20, false)).blocks, BTreeSet::from([0]));
+}
+
+#[test]
 fn a_bit_in_the_unused_table_is_found_by_the_scrub() {
     let machine = Machine::new();
     let (_store, chunk, _) = with_chunk(&machine);
