@@ -10,8 +10,8 @@ use std::sync::Mutex;
 
 pub(super) const PAGE_BYTES: usize = 4096;
 const PAGES: usize = BLOCK_SIZE_BYTES as usize / PAGE_BYTES;
-/// Of each of the two generations: 2 GiB of data, by some 4 MiB of memory.
-const BLOCKS_MAX: usize = 32_768;
+/// Of each of the two generations: 1.75 GiB of data, by the 2.6 MiB of a hash table that would grow with one more.
+const BLOCKS_MAX: usize = 32_768 / 8 * 7;
 
 /// CRC32 of each page; the last one ends with the block.
 pub(super) type PageSums = [u32; PAGES];
