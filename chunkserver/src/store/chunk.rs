@@ -3,8 +3,7 @@
 //! A change goes to the file in this order: head with an intent that names the blocks, data and table, head with the new
 //! length and without the intent. (A new chunk has the intent of its first change already.) A process killed anywhere in
 //! it leaves either an intent, so that the next open gives those blocks the checksums of what they hold and cuts the file
-//! at the length, or nothing to do. Nothing is
-//! acknowledged before the last of these writes.
+//! at the length, or nothing to do. Nothing is acknowledged before the last of these writes.
 //!
 //! The lock of a chunk (`Slot::core`) is held for writing through a change, for reading through a read, and not at all
 //! through a sync.

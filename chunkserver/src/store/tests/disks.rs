@@ -455,6 +455,19 @@ fn a_damaged_dirty_log_makes_clean_marks_of_before_count_for_nothing() {
     assert!(machine.kill().chunk(HANDLE).unwrap().info().suspect);
 }
 
+#[test]
+fn what_is_unsynced_is_bounded_by_the_files_that_may_be_open() {
+    let mut machine = Machine::new();
+    machine.options.open_files_max = 8;
+    let store = machine.open();
+    for n in 1..=30 {
+        let chunk = store.create(ChunkHandle(n), V1, State::Installed, &meta()).unwrap();
+        write(&chunk, AT, 0, b"x").unwrap();
+        let unsynced = store.inventory(None, 99).iter().filter(|c| !c.synced).count();
+        assert_eq!(unsynced, usize::min(n as usize, 6), "{n}");
+    }
+}
+
 /// Real files, real threads: writers of different chunks and of one, syncs and marks beside them.
 #[test]
 fn threads_share_a_real_disk() {
