@@ -5,6 +5,9 @@ use crate::failure::Result;
 use crate::settings;
 use cairn_chunkserver::{Chunkserver, ChunkserverConfig};
 use cairn_io::Env;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -35,16 +38,32 @@ pub fn health_beside(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(listen.ip(), port)
 }
 
-/// What each of all disks of this process may have open; a third is for sockets.
-fn open_files_of(disks: usize) -> usize {
+/// What each of `disks` may have open: as many as are wanted, but no more than a process may, a third of which is for
+/// sockets.
+fn open_files_of(disks: usize, wanted: usize) -> usize {
     let limit = raise_open_files().map_or(usize::MAX, |limit| limit as usize);
-    (limit / 3 * 2 / disks.max(1)).max(16)
+    let disks = disks.max(1);
+    let each = (limit / 3 * 2 / disks).max(16).min(wanted);
+    make_room_for_files(each.saturating_mul(disks).saturating_mul(3).div_ceil(2).min(limit));
+    each
+}
+
+/// Has the kernel make its table of this process's files large enough for `files`. It would grow by and by, but each
+/// time the thread that opens a file has to wait, and with it what else the thread does; and a disk whose calls are seen
+/// to wait gets them from other threads for long after.
+fn make_room_for_files(files: usize) {
+    let Ok(last) = i32::try_from(files.saturating_sub(1)) else {
+        return;
+    };
+    let made = eventfd(0, EventfdFlags::CLOEXEC).and_then(|file| fcntl_dupfd_cloexec(&file, last));
+    if let Err(e) = made {
+        tracing::debug!(files, "no room is made for files before they are opened: {e}");
+    }
 }
 
 /// Raises the number of files that this process may have open as far as it is allowed to. What it is then; none: there
 /// is no limit.
 fn raise_open_files() -> Option<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -67,7 +86,7 @@ pub async fn start(
     disks: usize,
     setting: &str,
 ) -> Result<Chunkserver> {
-    config.open_files_max = config.open_files_max.min(open_files_of(disks));
+    config.open_files_max = open_files_of(disks, config.open_files_max);
     let (listen, health) = (config.listen, config.health_listen);
     settings::warn_if_reachable("the chunkserver", listen);
     let mut own = vec![];
@@ -115,4 +134,27 @@ pub async fn run(config: &Config) -> Result<()> {
     signals.unless_again(server.shutdown()).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table_size() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    #[test]
+    fn the_table_of_files_is_large_enough_before_any_is_opened() {
+        let limit = raise_open_files().map_or(usize::MAX, |limit| limit as usize);
+        let wanted = 40_000.min(limit / 3);
+        assert!(table_size() < wanted);
+        assert_eq!(open_files_of(1, wanted), wanted);
+        assert!(table_size() >= wanted, "{}", table_size());
+        // the limit of a process is for its sockets too
+        let all = open_files_of(2, usize::MAX);
+        assert!(all <= limit / 3 && table_size() >= limit.min(3 * all) / 2);
+    }
 }
