@@ -247,8 +247,15 @@ impl Asked<'_> {
         attrs.extend_from_slice(changed);
         attrs.retain(|attr| fresh(&state, Key::Attr(Inode(attr.inode))));
         // the name of another directory, which moves
-        names.retain(|(parent, name, _)| name != ".." && fresh_name(&state, parent.0, name));
         let whole = whole.filter(|ino| fresh(&state, Key::Whole(*ino)));
+        names.retain_mut(|(parent, name, leads)| {
+            let fresh = fresh_name(&state, parent.0, name);
+            if !fresh {
+                // in a directory that is known whole it must not pass for absent
+                *leads = Name::Unknown;
+            }
+            name != ".." && (fresh || whole == Some(*parent))
+        });
 
         // answers that are under way may be of before the change or of after it
         state.touch(self.request);
@@ -579,6 +586,39 @@ mod tests {
         second.answered(Ok(&done()), &[]);
         first.answered(Ok(&created(12)), &[]);
         assert_eq!(find(&names, "a"), None);
+    }
+
+    /// What is touched meanwhile may share its place with a name that is in the directory.
+    #[test]
+    fn a_name_that_is_not_learnt_with_its_directory_is_not_absent() {
+        let names = names();
+        let list = Request::ReadDir(wire::ReadDir {
+            inode: DIR.0,
+            ..Default::default()
+        });
+        let there = Bytes::from_static(b"there");
+        let elsewhere = Inode(3);
+        let stripe = Key::Name(DIR, &there).stripe();
+        let same = (0..)
+            .map(|n| Bytes::from(format!("{n}")))
+            .find(|name| Key::Name(elsewhere, name).stripe() == stripe);
+        let page = wire::DirectoryPage {
+            entries: vec![wire::Entry {
+                name: there,
+                attr: Some(attr(10, 1)),
+                ..Default::default()
+            }],
+            end: true,
+            ..Default::default()
+        };
+        let asked = names.ask(&list).unwrap();
+        names.invalidate(&Invalidated::Entry {
+            parent: elsewhere,
+            name: same.unwrap(),
+        });
+        asked.answered(Ok(&answer::Result::Directory(page)), &[]);
+        assert_eq!(find(&names, "there"), None);
+        assert_eq!(find(&names, "another"), Some(None));
     }
 
     #[test]
