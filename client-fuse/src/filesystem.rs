@@ -77,6 +77,11 @@ pub trait FileSystem: Send + Sync + 'static {
         None
     }
 
+    /// All of a directory, as `readdir` gives it from the start, and as `known_name`.
+    fn known_listing(&self, ino: Inode) -> Option<(DirectoryListing, Duration)> {
+        None
+    }
+
     /// The kernel has dropped the inode and its pages.
     fn forget(&self, ino: Inode) {}
 

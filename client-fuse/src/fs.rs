@@ -11,7 +11,7 @@ use crate::filesystem::{Caller, DirectoryItem, DirectoryListing, FileSystem, Ope
 use crate::known::{KNOWN_MAX, KnownInodes};
 use bytes::{Bytes, BytesMut};
 use cairn_client::{
-    Attr, Client, Create, File, FileKind, Invalidation, Make, OpenMode, RenameFlags, SetAttr, XattrFlags,
+    Attr, Client, Create, DirectoryPage, File, FileKind, Invalidation, Make, OpenMode, RenameFlags, SetAttr, XattrFlags,
 };
 use cairn_types::Inode;
 use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX};
@@ -71,6 +71,31 @@ impl CairnFs {
             known_for,
             known: Mutex::new(KnownInodes::new(KNOWN_MAX)),
         }
+    }
+
+    /// What a directory gives the kernel after `offset`, from the page that follows it.
+    fn items(&self, page: DirectoryPage, ino: Inode, offset: u64, plain: bool) -> DirectoryListing {
+        let dot = |name: &'static [u8], offset, ino| DirectoryItem {
+            name: Bytes::from_static(name),
+            offset,
+            attr: Attr {
+                ino,
+                ..page.directory.clone()
+            },
+        };
+        let mut items = Vec::with_capacity(page.entries.len() + 2);
+        if offset == OFFSET_START {
+            items.push(dot(b".", OFFSET_DOT, ino));
+        }
+        if offset <= OFFSET_DOT {
+            items.push(dot(b"..", OFFSET_DOTDOT, page.parent));
+        }
+        items.extend(page.entries.into_iter().map(|entry| DirectoryItem {
+            name: entry.name,
+            offset: entry.cookie,
+            attr: if plain { entry.attr } else { self.seen(entry.attr) },
+        }));
+        DirectoryListing { items, end: page.end }
     }
 
     /// Every attribute that goes to the kernel passes here.
@@ -152,6 +177,11 @@ impl FileSystem for CairnFs {
         Some((self.seen(attr), age))
     }
 
+    fn known_listing(&self, ino: Inode) -> Option<(DirectoryListing, Duration)> {
+        let (page, age) = self.client.known_listing(ino, self.known_for)?;
+        Some((self.items(page, ino, OFFSET_START, false), age))
+    }
+
     fn forget(&self, ino: Inode) {
         lock(&self.known).forget(ino);
     }
@@ -163,27 +193,7 @@ impl FileSystem for CairnFs {
             true => self.client.readdir_plain(ino, after, limit).await?,
             false => self.client.readdir(ino, after, limit).await?,
         };
-        let dot = |name: &'static [u8], offset, ino| DirectoryItem {
-            name: Bytes::from_static(name),
-            offset,
-            attr: Attr {
-                ino,
-                ..page.directory.clone()
-            },
-        };
-        let mut items = Vec::with_capacity(page.entries.len() + 2);
-        if offset == OFFSET_START {
-            items.push(dot(b".", OFFSET_DOT, ino));
-        }
-        if offset <= OFFSET_DOT {
-            items.push(dot(b"..", OFFSET_DOTDOT, page.parent));
-        }
-        items.extend(page.entries.into_iter().map(|entry| DirectoryItem {
-            name: entry.name,
-            offset: entry.cookie,
-            attr: if plain { entry.attr } else { self.seen(entry.attr) },
-        }));
-        Ok(DirectoryListing { items, end: page.end })
+        Ok(self.items(page, ino, offset, plain))
     }
 
     async fn make(

@@ -843,6 +843,12 @@ impl<F: FileSystem> Adapter<F> {
             let fitted = fill(reply, at_once(&page, plus), age);
             return listing.keep(offset, page, fitted);
         }
+        if offset == 0
+            && let Some((page, age)) = self.0.fs.known_listing(inode(ino))
+        {
+            let fitted = fill(reply, at_once(&page, plus), age);
+            return listing.keep(offset, page, fitted);
+        }
         let (fs, asked) = (self.0.fs.clone(), Instant::now());
         let work = async move { fs.readdir(inode(ino), offset, !plus).await };
         self.run(op, ino, reply, work, move |reply, page: DirectoryListing| {

@@ -159,6 +159,57 @@ fn names_that_a_mount_knows_without_asking_are_right_as_soon_as_the_other_mounts
     assert_eq!(get(&here.join("made/x")), Ok(1), "an attribute that was set there");
 }
 
+/// As above; a directory that is known whole is listed without asking.
+#[test]
+fn a_directory_that_a_mount_knows_is_listed_as_the_other_mount_left_it() {
+    let Some(cluster) = Cluster::alone(Terms::default()) else {
+        return;
+    };
+    let (here, there) = (cluster.mountpoint(0), cluster.mountpoint(1));
+    let listed = |directory: &Path| {
+        let read = rustix::fs::Dir::read_from(File::open(directory).unwrap()).unwrap();
+        let mut names: Vec<_> = read
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name().to_owned(), entry.ino(), entry.file_type()))
+            .collect();
+        names.sort_by(|a, b| a.0.cmp(&b.0));
+        names
+    };
+    fs::create_dir(here.join("other")).unwrap();
+    fs::create_dir(here.join("d")).unwrap();
+    let (mut ours, mut theirs) = (here.join("d"), there.join("d"));
+    for n in 0..40 {
+        let name = |what: &str| format!("{what}{n}");
+        let step = |what: &str| {
+            assert_eq!(listed(&ours), listed(&theirs), "{what}, round {n}");
+            assert_eq!(listed(&ours), listed(&theirs), "{what}, round {n}, again");
+        };
+        fs::write(ours.join(name("ours")), "").unwrap();
+        fs::create_dir(ours.join(name("directory"))).unwrap();
+        step("made here");
+        fs::write(theirs.join(name("theirs")), "").unwrap();
+        step("made there");
+        fs::rename(theirs.join(name("theirs")), theirs.join(name("ours"))).unwrap();
+        step("replaced there");
+        fs::rename(ours.join(name("ours")), ours.join(name("moved"))).unwrap();
+        step("moved here");
+        fs::hard_link(theirs.join(name("moved")), theirs.join("second")).unwrap();
+        step("linked there");
+        fs::remove_file(ours.join("second")).unwrap();
+        step("removed here");
+        fs::remove_dir(theirs.join(name("directory"))).unwrap();
+        step("removed there");
+        // `..` of a directory that moves, by one and by the other
+        let (mover, to) = if n % 2 == 0 { (&here, "other/d") } else { (&there, "d") };
+        let from = if n % 2 == 0 { "d" } else { "other/d" };
+        fs::rename(mover.join(from), mover.join(to)).unwrap();
+        (ours, theirs) = (here.join(to), there.join(to));
+        let parent = fs::metadata(ours.parent().unwrap()).unwrap().ino();
+        let dotdot = listed(&ours).into_iter().find(|(name, ..)| name.as_bytes() == b"..");
+        assert_eq!(dotdot.map(|(_, ino, _)| ino), Some(parent), "moved, round {n}");
+    }
+}
+
 /// One close(2), with its answer.
 #[allow(unsafe_code)]
 fn close(file: File) -> Result<(), Errno> {

@@ -147,6 +147,12 @@ impl Client {
         Some((self.known(attr)?, age))
     }
 
+    /// All of a directory that fits a page, as `known_name`.
+    pub fn known_listing(&self, ino: Inode, within: Duration) -> Option<(DirectoryPage, Duration)> {
+        let (page, age) = self.core().session.names().listing(ino, READDIR_ENTRIES_MAX, within)?;
+        Some((self.with_local_sizes(DirectoryPage::try_from(page).ok()?), age))
+    }
+
     fn known(&self, attr: wire::Attr) -> Option<Attr> {
         Some(self.with_local_size(Attr::try_from(attr).ok()?))
     }
@@ -162,13 +168,16 @@ impl Client {
 
     /// The entries after `after` (a cookie; 0 from the start).
     pub async fn readdir(&self, ino: Inode, after: u64, limit: u32) -> Result<DirectoryPage> {
-        let mut page = self.directory_page(ino, after, limit, false).await?;
+        Ok(self.with_local_sizes(self.directory_page(ino, after, limit, false).await?))
+    }
+
+    fn with_local_sizes(&self, mut page: DirectoryPage) -> DirectoryPage {
         for entry in &mut page.entries {
             if entry.attr.kind == FileKind::Regular {
                 entry.attr = self.with_local_size(entry.attr.clone());
             }
         }
-        Ok(page)
+        page
     }
 
     /// As `readdir`, but of the entries' attributes only `ino` and `kind` mean anything.

@@ -4,6 +4,7 @@
 mod ids;
 pub mod layout;
 pub mod limits;
+pub mod names;
 
 pub use ids::{
     ChunkHandle, ClusterId, DiskId, Inode, InvalidId, Registration, Sequence, Serial, ServerId, SessionId, Version,

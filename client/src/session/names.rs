@@ -16,6 +16,7 @@ use bytes::Bytes;
 use cairn_proto::common::{self, ErrorCode};
 use cairn_proto::session::{self as wire, answer, call::Request};
 use cairn_types::Inode;
+use cairn_types::names::cookie;
 use rustc_hash::{FxHashMap, FxHasher};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -49,6 +50,8 @@ struct State {
     attrs: FxHashMap<Inode, wire::Attr>,
     directories: FxHashMap<Inode, Directory>,
     names: usize,
+    /// Calls under way that change names of these directories; of any, under None.
+    changing: FxHashMap<Option<Inode>, usize>,
 }
 
 #[derive(Default)]
@@ -56,6 +59,8 @@ struct Directory {
     /// A name that is not in `names` is not in the directory.
     whole: bool,
     names: BTreeMap<Bytes, Name>,
+    /// Where `..` leads, if that is known.
+    parent: Option<Inode>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +99,20 @@ impl Key<'_> {
     }
 }
 
+/// The directories whose names a call may change; None: any.
+fn renaming(request: &Request) -> impl Iterator<Item = Option<Inode>> {
+    let (one, other) = match request {
+        Request::Create(c) => (Some(Some(c.parent)), None),
+        Request::Link(l) => (Some(Some(l.parent)), None),
+        Request::Unlink(u) => (Some(Some(u.parent)), None),
+        Request::Rmdir(r) => (Some(Some(r.parent)), None),
+        Request::Rename(r) => (Some(Some(r.parent)), Some(Some(r.new_parent))),
+        Request::TrashRestore(_) => (Some(None), None),
+        _ => (None, None),
+    };
+    one.into_iter().chain(other).map(|directory| directory.map(Inode))
+}
+
 impl Names {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +142,10 @@ impl Names {
     pub fn invalidate(&self, what: &Invalidated) {
         let mut state = self.state();
         match what {
-            Invalidated::Inode { ino, .. } => state.touch_attr(*ino),
+            Invalidated::Inode { ino, .. } => {
+                state.touch_attr(*ino);
+                state.moved(*ino);
+            }
             // of the inodes that it led to and leads to there are pushes of their own
             Invalidated::Entry { parent, name } => state.touch_name(*parent, name),
             Invalidated::Everything => state.touch_all(),
@@ -144,6 +166,9 @@ impl Names {
             _ => None,
         };
         let changes = state.touch(request);
+        for directory in renaming(request) {
+            *state.changing.entry(directory).or_default() += 1;
+        }
         Some(Asked {
             names: self,
             at: state.clock,
@@ -173,19 +198,67 @@ impl Names {
         let age = state.age(within)?;
         Some((*state.attrs.get(&ino)?, age))
     }
+
+    /// All of a directory of at most `most` entries, as `name`.
+    pub fn listing(&self, ino: Inode, most: usize, within: Duration) -> Option<(wire::DirectoryPage, Duration)> {
+        let state = self.state();
+        let age = state.age(within)?;
+        let directory = state.directories.get(&ino).filter(|directory| directory.whole)?;
+        if directory.names.len() > most {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(directory.names.len());
+        for (name, leads) in &directory.names {
+            let to = match leads {
+                Name::Leads(to) => to,
+                Name::Absent => continue,
+                Name::Unknown => return None,
+            };
+            entries.push(wire::Entry {
+                name: name.clone(),
+                cookie: cookie(name),
+                attr: Some(*state.attrs.get(to)?),
+            });
+        }
+        // those of one cookie stay in the order of their names
+        entries.sort_by_key(|entry| entry.cookie);
+        let page = wire::DirectoryPage {
+            entries,
+            end: true,
+            directory: Some(*state.attrs.get(&ino)?),
+            parent: directory.parent?.0,
+        };
+        Some((page, age))
+    }
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// It is no longer under way.
+    fn end(&mut self) -> MutexGuard<'a, State> {
+        self.done = true;
+        let names = self.names;
+        let mut state = names.state();
+        for directory in renaming(self.request) {
+            if let Some(count) = state.changing.get_mut(&directory) {
+                *count -= 1;
+                if *count == 0 {
+                    state.changing.remove(&directory);
+                }
+            }
+        }
+        state
+    }
+
     /// `changed`: attributes that came with the answer, of what else the call changed.
     pub fn answered(mut self, answer: std::result::Result<&answer::Result, &common::Error>, changed: &[wire::Attr]) {
-        self.done = true;
-        let mut state = self.names.state();
+        let mut state = self.end();
         let fresh = |state: &State, key: Key<'_>| state.is_untouched(&key, self.at);
         let fresh_name = |state: &State, parent: u64, name: &Bytes| fresh(state, Key::Name(Inode(parent), name));
 
         // what is to be learnt is told from what was touched before the call's own end is marked
         let mut attrs: Vec<wire::Attr> = Vec::new();
         let mut names: Vec<(Inode, Bytes, Name)> = Vec::new();
+        // with where its `..` leads
         let mut whole = None;
         let leads = |attr: &wire::Attr| Name::Leads(Inode(attr.inode));
         let mut learn = |parent: u64, name: &Bytes, leads: Name| names.push((Inode(parent), name.clone(), leads));
@@ -212,7 +285,7 @@ impl Asked<'_> {
                 learn(c.parent, &c.name, leads(attr));
                 attrs.push(*attr);
                 if attr.kind() == wire::FileKind::KindDirectory && !existed {
-                    whole = Some(Inode(attr.inode));
+                    whole = Some((Inode(attr.inode), Inode(c.parent)));
                 }
             }
             (Request::Unlink(u), Ok(_)) => learn(u.parent, &u.name, Name::Absent),
@@ -237,7 +310,7 @@ impl Asked<'_> {
                     }
                 }
                 attrs.extend(page.directory);
-                whole = (q.after == 0 && page.end && !q.plain).then_some(Inode(q.inode));
+                whole = (q.after == 0 && page.end && !q.plain).then_some((Inode(q.inode), Inode(page.parent)));
             }
             (_, Ok(answer::Result::Attr(attr))) => attrs.push(*attr),
             (_, Ok(answer::Result::Opened(opened))) => attrs.extend(opened.attr),
@@ -247,23 +320,28 @@ impl Asked<'_> {
         attrs.extend_from_slice(changed);
         attrs.retain(|attr| fresh(&state, Key::Attr(Inode(attr.inode))));
         // the name of another directory, which moves
-        let whole = whole.filter(|ino| fresh(&state, Key::Whole(*ino)));
+        let whole = whole.filter(|(ino, _)| fresh(&state, Key::Whole(*ino)) && !state.is_changing(*ino));
+        // the attributes of a directory that moves are touched
+        let parent_fresh = whole.is_some_and(|(ino, _)| fresh(&state, Key::Attr(ino)));
         names.retain_mut(|(parent, name, leads)| {
             let fresh = fresh_name(&state, parent.0, name);
             if !fresh {
                 // in a directory that is known whole it must not pass for absent
                 *leads = Name::Unknown;
             }
-            name != ".." && (fresh || whole == Some(*parent))
+            name != ".." && (fresh || whole.is_some_and(|(ino, _)| ino == *parent))
         });
 
         // answers that are under way may be of before the change or of after it
         state.touch(self.request);
         for attr in changed {
             state.touch_attr(Inode(attr.inode));
+            if matches!(self.request, Request::Rename(_)) {
+                state.moved(Inode(attr.inode));
+            }
         }
-        if let Some(ino) = whole {
-            state.directories.entry(ino).or_default().whole = true;
+        if let Some((ino, parent)) = whole {
+            state.set_whole(ino, parent_fresh.then_some(parent));
         }
         for (parent, name, leads) in names {
             state.set_name(parent, &name, leads);
@@ -276,16 +354,18 @@ impl Asked<'_> {
 
     /// Not sent: nothing was asked.
     pub fn unsent(mut self) {
-        self.done = true;
+        drop(self.end());
     }
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if self.changes && !self.done {
-            let mut state = self.names.state();
-            state.touch_all();
-            state.doubted_until = Some(Instant::now() + GIVEN_UP_FOR);
+        if !self.done {
+            let mut state = self.end();
+            if self.changes {
+                state.touch_all();
+                state.doubted_until = Some(Instant::now() + GIVEN_UP_FOR);
+            }
         }
     }
 }
@@ -324,6 +404,27 @@ impl State {
             self.directories.remove(&parent);
         }
         self.names = self.names + after - before;
+    }
+
+    /// Its names follow; nothing has touched any since they were listed.
+    fn set_whole(&mut self, ino: Inode, parent: Option<Inode>) {
+        let directory = self.directories.entry(ino).or_default();
+        directory.whole = true;
+        directory.parent = parent;
+        self.names -= directory.names.len();
+        directory.names.clear();
+    }
+
+    /// A call that is under way may make a name, or already has.
+    fn is_changing(&self, directory: Inode) -> bool {
+        self.changing.contains_key(&Some(directory)) || self.changing.contains_key(&None)
+    }
+
+    /// Where its `..` leads is no longer known.
+    fn moved(&mut self, ino: Inode) {
+        if let Some(directory) = self.directories.get_mut(&ino) {
+            directory.parent = None;
+        }
     }
 
     fn keep_within_bounds(&mut self) {
@@ -586,6 +687,90 @@ mod tests {
         second.answered(Ok(&done()), &[]);
         first.answered(Ok(&created(12)), &[]);
         assert_eq!(find(&names, "a"), None);
+    }
+
+    fn list() -> Request {
+        Request::ReadDir(wire::ReadDir {
+            inode: DIR.0,
+            ..Default::default()
+        })
+    }
+
+    fn page(entries: &[(&'static str, u64)]) -> answer::Result {
+        let entry = |(name, inode): &(&'static str, u64)| wire::Entry {
+            name: (*name).into(),
+            cookie: cookie(name.as_bytes()),
+            attr: Some(attr(*inode, 1)),
+        };
+        answer::Result::Directory(wire::DirectoryPage {
+            entries: entries.iter().map(entry).collect(),
+            end: true,
+            directory: Some(attr(DIR.0, 2)),
+            parent: 1,
+        })
+    }
+
+    /// Names and inodes, `..` last.
+    fn listed(names: &Names) -> Option<Vec<(Bytes, u64)>> {
+        let (page, _) = names.listing(DIR, 3, SECOND)?;
+        assert!(page.end && page.entries.is_sorted_by_key(|entry| entry.cookie));
+        let entry = |entry: wire::Entry| (entry.name, entry.attr.unwrap().inode);
+        let mut entries: Vec<_> = page.entries.into_iter().map(entry).collect();
+        entries.sort();
+        entries.push(("..".into(), page.parent));
+        Some(entries)
+    }
+
+    #[test]
+    fn a_directory_is_listed_while_all_of_it_is_known() {
+        let names = names();
+        let (a, b, up) = (("a".into(), 10), ("b".into(), 11), ("..".into(), 1));
+        make(&names, &lookup("a"), &answer::Result::Attr(attr(10, 1)));
+        assert_eq!(listed(&names), None, "there may be others");
+        make(&names, &list(), &page(&[("a", 10)]));
+        assert_eq!(listed(&names), Some(vec![a.clone(), up.clone()]));
+        let directory = attr(DIR.0, 2);
+        let asked = create("b");
+        names.ask(&asked).unwrap().answered(Ok(&created(11)), &[directory]);
+        assert_eq!(listed(&names), Some(vec![a.clone(), b.clone(), up.clone()]));
+        // others' changes: of a name, of an inode, of the directory
+        names.invalidate(&changed("c"));
+        assert_eq!(listed(&names), None);
+        make(&names, &list(), &page(&[("a", 10), ("b", 11)]));
+        assert_eq!(listed(&names), Some(vec![a, b.clone(), up.clone()]), "c has gone");
+        for ino in [Inode(11), DIR] {
+            names.invalidate(&Invalidated::Inode { ino, data: false });
+            assert_eq!(listed(&names), None);
+            make(&names, &list(), &page(&[("b", 11)]));
+            assert_eq!(listed(&names), Some(vec![b.clone(), up.clone()]));
+        }
+        // it moves, by a call of this client
+        let request = rename("elsewhere", "here");
+        let asked = names.ask(&request).unwrap();
+        asked.answered(Ok(&done()), &[directory]);
+        assert_eq!(listed(&names), None);
+        // a page more than is wanted
+        make(&names, &list(), &page(&[("a", 10), ("b", 11), ("c", 12), ("d", 13)]));
+        assert_eq!(listed(&names), None);
+    }
+
+    #[test]
+    fn what_a_call_under_way_may_make_is_not_absent_because_a_listing_lacks_it() {
+        let names = names();
+        for known in [false, true] {
+            if known {
+                make(&names, &list(), &page(&[("a", 10)]));
+            }
+            let (request, query) = (create("b"), list());
+            let creating = names.ask(&request).unwrap();
+            names.ask(&query).unwrap().answered(Ok(&page(&[("a", 10)])), &[]);
+            assert_eq!((find(&names, "a"), find(&names, "b")), (Some(Some(10)), None));
+            assert_eq!(listed(&names), None);
+            creating.answered(Ok(&created(11)), &[attr(DIR.0, 2)]);
+            assert_eq!(find(&names, "b"), Some(Some(11)));
+            assert_eq!(listed(&names).is_some(), known);
+            names.invalidate(&changed("b"));
+        }
     }
 
     /// What is touched meanwhile may share its place with a name that is in the directory.
