@@ -5,7 +5,8 @@
 set -eu
 P=$(cd "$(dirname "$0")" && pwd)/peers
 ROOT=$(cd "$P/../.." && pwd) MIB=${MIB:-2048} ROUNDS=${ROUNDS:-3}
-export CAIRN=${CAIRN:-$ROOT/target/release/cairn}
+[ -n "${CAIRN:-}" ] || CAIRN=$("$ROOT/deploy/build.sh")
+export CAIRN
 T=$(mktemp -d /dev/shm/cp.XXXXXX)
 trap 'rm -rf "$T"; "$P/cairn.sh" down' EXIT
 M=$("$P/cairn.sh" up | tail -1)

@@ -1,16 +1,14 @@
 #!/bin/bash
 # Cairn: one master, three chunkserver processes, each with an address of its own, goal 3, FUSE mount. Trash off, as
-# MooseFS has it here; otherwise the defaults. Builds the release binary first, or takes the one that $CAIRN names.
+# MooseFS has it here; otherwise the defaults. Builds the binary as it ships first, or takes the one that $CAIRN names.
 . "$(dirname "$0")/common.sh"
 D=$RAM/cairn
 M=10.77.0.1
 ROOT=$(cd "$HERE/../.." && pwd)
-CAIRN=${CAIRN:-$ROOT/target/release/cairn}
+CAIRN=${CAIRN:-}
 
 up() {
-  if [ "$CAIRN" = "$ROOT/target/release/cairn" ]; then
-    cargo build --release --quiet --manifest-path "$ROOT/Cargo.toml" >&2 || die "cairn does not build"
-  fi
+  [ -n "$CAIRN" ] || CAIRN=$("$ROOT/deploy/build.sh") || die "cairn does not build"
   mkdir -p $D/{master,mnt}
   start master "$CAIRN" master --data $D/master --listen $M:7400 --trash-keep 0s
   until_ok 20 healthy $M:7400 || die "master does not answer: $D/log"

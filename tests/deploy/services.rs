@@ -15,6 +15,32 @@ pub fn fstab_line() -> String {
     line.unwrap().to_owned()
 }
 
+/// One of another format, or cut short, would end every build that ships.
+#[test]
+fn the_profile_of_the_build_that_ships_is_one_that_rustc_takes() {
+    let script = fs::read_to_string(root().join("deploy/build.sh")).unwrap();
+    assert!(script.contains("-Cprofile-use=$here/profile/cairn.profdata"));
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("one.rs");
+    fs::write(&source, "pub fn one() -> u32 { 1 }").unwrap();
+    let object = directory.path().join("one.o");
+    let compile = |profile: &Path| {
+        let profile = format!("-Cprofile-use={}", profile.display());
+        let (source, object) = (source.to_str().unwrap(), object.to_str().unwrap());
+        run_program(
+            "rustc",
+            &["--crate-type=lib", "--emit=obj", &profile, "-o", object, source],
+        )
+    };
+    let profile = root().join("deploy/profile/cairn.profdata");
+    let compiled = compile(&profile);
+    assert!(compiled.ok() && object.exists(), "{}", compiled.stderr);
+    let bytes = fs::read(&profile).unwrap();
+    let half = directory.path().join("half");
+    fs::write(&half, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(!compile(&half).ok());
+}
+
 #[test]
 fn the_units_of_systemd_are_sound() {
     if !Path::new("/usr/bin/systemd-analyze").exists() {
