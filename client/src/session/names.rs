@@ -319,7 +319,6 @@ impl<'a> Asked<'a> {
         }
         attrs.extend_from_slice(changed);
         attrs.retain(|attr| fresh(&state, Key::Attr(Inode(attr.inode))));
-        // the name of another directory, which moves
         let whole = whole.filter(|(ino, _)| fresh(&state, Key::Whole(*ino)) && !state.is_changing(*ino));
         // the attributes of a directory that moves are touched
         let parent_fresh = whole.is_some_and(|(ino, _)| fresh(&state, Key::Attr(ino)));
@@ -329,6 +328,7 @@ impl<'a> Asked<'a> {
                 // in a directory that is known whole it must not pass for absent
                 *leads = Name::Unknown;
             }
+            // `..` is the name of another directory, which moves
             name != ".." && (fresh || whole.is_some_and(|(ino, _)| ino == *parent))
         });
 
