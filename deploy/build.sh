@@ -6,7 +6,10 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
 host=$(rustc -vV | sed -n 's/^host: //p')
+target=${CARGO_TARGET_DIR:-$root/target}
+# shellcheck disable=SC2206
+flags=(${RUSTFLAGS:-} "-Cprofile-use=$here/profile/cairn.profdata" "-Cllvm-args=-no-pgo-warn-mismatch")
 # with the target named, build scripts and macros are built without these
-CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f%s' "-Cprofile-use=$here/profile/cairn.profdata" "-Cllvm-args=-no-pgo-warn-mismatch") \
-  cargo build --quiet --release --locked --manifest-path "$root/Cargo.toml" --target "$host" -p cairn >&2
-echo "${CARGO_TARGET_DIR:-$root/target}/$host/release/cairn"
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf %s "${flags[*]}") \
+  cargo build --quiet --release --locked --manifest-path "$root/Cargo.toml" --target-dir "$target" --target "$host" -p cairn >&2
+echo "$target/$host/release/cairn"

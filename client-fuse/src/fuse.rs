@@ -839,13 +839,9 @@ impl<F: FileSystem> Adapter<F> {
         let Some(listing) = self.0.listings.get(fh.0) else {
             return refuse(op, ino.0, reply, &Error::BadHandle);
         };
-        if let Some((page, age)) = listing.take(&*self.0.fs, inode(ino), offset, plus) {
-            let fitted = fill(reply, at_once(&page, plus), age);
-            return listing.keep(offset, page, fitted);
-        }
-        if offset == 0
-            && let Some((page, age)) = self.0.fs.known_listing(inode(ino))
-        {
+        let known = listing.take(&*self.0.fs, inode(ino), offset, plus);
+        let whole = || (offset == 0).then(|| self.0.fs.known_listing(inode(ino)))?;
+        if let Some((page, age)) = known.or_else(whole) {
             let fitted = fill(reply, at_once(&page, plus), age);
             return listing.keep(offset, page, fitted);
         }
