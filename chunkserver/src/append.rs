@@ -110,22 +110,27 @@ impl Core {
     ///
     /// # Errors
     /// `ChunkFull` when there will be no room for them; why the chunk takes no records at all.
-    pub async fn ask_room(&self, ask: AskRoom) -> Result<Room, Refusal> {
+    pub async fn ask_room(self: &Arc<Self>, ask: AskRoom) -> Result<Room, Refusal> {
         let key = key_of(ask.handle, &ask.disk)?;
         let version: Version = required(ask.version, "version")?.into();
         let session = SessionId::try_from(&ask.session[..]).map_err(|e| Refusal::Invalid(e.to_string()))?;
-        let Some(replica) = self.known_replica(key) else {
-            // created by the first record's grant, if it can be
-            return Ok(Room { bytes: ask.bytes });
-        };
-        replica.pace.forget_unused(self.env.clock.now());
-        let length = replica.length(version)?;
-        if length + replica.pace.given() + ask.bytes > CHUNK_SIZE_BYTES {
+        self.mandate.may_write(ask.epoch)?;
+        let replica = self.writable(key, version, ask.grant.as_ref()).await?;
+        let pace = &replica.pace;
+        pace.forget_unused(self.env.clock.now());
+        let fits = |bytes| Ok::<_, Refusal>(replica.length(version)? + bytes <= CHUNK_SIZE_BYTES);
+        if !fits(pace.given() + ask.bytes)? {
             return Err(Refusal::ChunkFull);
         }
-        let given = replica.pace.give(session, ask.bytes, &self.env).await;
-        let bytes = if given { ask.bytes } else { 0 };
-        Ok(Room { bytes })
+        if !pace.give(session, ask.bytes, &self.env).await {
+            return Ok(Room { bytes: 0 });
+        }
+        // those that were before it in the queue may have filled the chunk
+        if !fits(pace.given())? {
+            pace.used(session, ask.bytes);
+            return Err(Refusal::ChunkFull);
+        }
+        Ok(Room { bytes: ask.bytes })
     }
 
     /// Every record that the chunk holds whole.

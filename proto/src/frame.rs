@@ -180,7 +180,7 @@ pub fn checksums(offset: u64, payload: &[u8]) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::common::Version;
-    use crate::data::{Append, AppendMore, Appended, AskRoom, Hello, Room, Write};
+    use crate::data::{Append, AppendMore, Appended, AskRoom, Grant, Hello, Room, Write};
     use cairn_types::layout::BLOCK_SIZE_BYTES;
     use proptest::prelude::*;
 
@@ -256,6 +256,11 @@ mod tests {
             disk: Bytes::from_static(b"d"),
             session: Bytes::from_static(b"s"),
             bytes: 300,
+            grant: Some(Grant {
+                inode: 1,
+                ..Grant::default()
+            }),
+            epoch: 8,
         });
         let golden: [(Body, &[u8]); 5] = [
             (
@@ -263,7 +268,7 @@ mod tests {
                 b"\x42\x18\x08\x07\x12\x04\x08\x01\x10\x02\x1a\x01s\x20\x03\x28\x02\x30\x05\x3d\x04\x03\x02\x01\x40\x09",
             ),
             (Body::AppendMore(AppendMore::default()), b"\x4a\x00"),
-            (ask, b"\x52\x11\x08\x07\x12\x04\x08\x01\x10\x02\x1a\x01d\x22\x01s\x28\xac\x02"),
+            (ask, b"\x52\x17\x08\x07\x12\x04\x08\x01\x10\x02\x1a\x01d\x22\x01s\x28\xac\x02\x32\x02\x10\x01\x38\x08"),
             (Body::Appended(Appended { serial: 4, offset: 300 }), b"\xa2\x01\x05\x08\x04\x10\xac\x02"),
             (Body::Room(Room { bytes: 300 }), b"\xaa\x01\x03\x08\xac\x02"),
         ];

@@ -246,15 +246,15 @@ async fn records_that_take_long_are_sent_in_turn() {
     let head = &members[0];
     let mut one = cluster.connect(0, session(1)).await.with_grant(&members);
     let mut two = cluster.connect(0, session(2)).await.with_grant(&members);
-    // nothing is there yet that could be full
+    // the first records of a chunk too
     assert_eq!(one.ask_room(head, v(10), 1 << 20).await, Ok(1 << 20));
-    one.append(head, v(10), 1, b"first").await.unwrap();
+    assert_eq!(two.ask_room(head, v(10), 4 << 20).await, Ok(0));
+    one.append(head, v(10), 1, &bytes(1, 1 << 20)).await.unwrap();
     // all the room there is, also for more than that
     assert_eq!(one.ask_room(head, v(10), 10 << 20).await, Ok(10 << 20));
     assert_eq!(two.ask_room(head, v(10), 1000).await, Ok(0));
     // used at once by a record, and given to whoever asks next
-    let long = bytes(1, 10 << 20);
-    one.append(head, v(10), 2, &long).await.unwrap();
+    one.append(head, v(10), 2, &bytes(1, 9 << 20)).await.unwrap();
     assert_eq!(two.ask_room(head, v(10), 1000).await, Ok(1000));
     // what is given counts where the chunk's end is near
     let left = CHUNK_SIZE_BYTES - (10 << 20) - 1000;
@@ -262,4 +262,23 @@ async fn records_that_take_long_are_sent_in_turn() {
     assert_eq!(code(&failed), ErrorCode::ErrorChunkFull);
     // and who was not asked about is taken all the same
     assert!(two.append(head, v(10), 1, b"x").await.is_ok());
+}
+
+#[tokio::test]
+async fn who_waited_for_room_is_not_given_what_others_have_filled_meanwhile() {
+    let cluster = Cluster::start(1).await;
+    let members = cluster.members();
+    let head = &members[0];
+    let mut one = cluster.connect(0, session(1)).await.with_grant(&members);
+    let mut two = cluster.connect(0, session(2)).await;
+    append_from(&mut one, head, 1, CHUNK_SIZE_BYTES - (6 << 20) - 1000, b"x")
+        .await
+        .unwrap();
+    assert_eq!(one.ask_room(head, v(10), 4 << 20).await, Ok(4 << 20));
+    let record = bytes(1, 5 << 20);
+    let (asked, appended) = tokio::join!(two.ask_room(head, v(10), 2 << 20), one.append(head, v(10), 2, &record));
+    appended.unwrap();
+    assert_eq!(asked.map_err(|failed| code(&failed)), Err(ErrorCode::ErrorChunkFull));
+    // nor does anyone else wait for it
+    assert_eq!(two.ask_room(head, v(10), 4000).await, Ok(4000));
 }

@@ -666,6 +666,8 @@ impl Wire {
             disk: member.disk.clone(),
             session: Bytes::copy_from_slice(self.session.as_bytes()),
             bytes,
+            grant: self.grant.clone(),
+            epoch: self.epoch,
         };
         self.send(Body::AskRoom(ask), &[]).await;
         match self.receive().await.expect("closed").body {

@@ -51,6 +51,8 @@ struct Asking<'a> {
     location: &'a Location,
     connection: Option<Lease>,
     answer: Option<Answer>,
+    /// Of a chunk that may not be there yet.
+    grant: Option<data::Grant>,
     /// Bytes to be asked for; 0: none.
     wanted: usize,
     /// Bytes that may be sent.
@@ -66,6 +68,7 @@ impl<'a> Asking<'a> {
             location,
             connection: None,
             answer: None,
+            grant: None,
             wanted: 0,
             room: 0,
             full: false,
@@ -101,6 +104,8 @@ impl<'a> Asking<'a> {
                 disk: Bytes::copy_from_slice(head.disk.as_bytes()),
                 session: Bytes::copy_from_slice(self.core.session.id().as_bytes()),
                 bytes: self.wanted as u64,
+                grant: self.grant.clone(),
+                epoch: self.location.epoch,
             };
             self.answer = Some(connection.start(Body::AskRoom(ask), Bytes::new()).await?);
         }
@@ -292,6 +297,7 @@ impl Core {
         let size = state.size();
         let name = state.name.clone();
         let granted = state.chunks.get(&location.index).is_some_and(|chunk| chunk.granted);
+        let grant = granted.then(|| super::grant_of(location, &name));
         asking.wanted = 0;
         let waiting = state
             .appends
@@ -314,6 +320,7 @@ impl Core {
         if len >= UNASKED_BYTES && !record.sent {
             if asking.room < stored {
                 asking.wanted = together.unwrap_or(0).max(stored);
+                asking.grant = grant;
                 return None;
             }
             asking.room -= stored;
@@ -330,7 +337,7 @@ impl Core {
             from: size
                 .saturating_sub(u64::from(location.index) * CHUNK_SIZE_BYTES)
                 .min(CHUNK_SIZE_BYTES),
-            grant: granted.then(|| super::grant_of(location, &name)),
+            grant,
             disk: location
                 .members
                 .first()
