@@ -82,6 +82,26 @@ pub trait FileSystem: Send + Sync + 'static {
         None
     }
 
+    /// As `open`, if nobody has to be asked for it.
+    fn open_known(&self, ino: Inode, mode: OpenMode) -> Option<Opened<Self::Handle>> {
+        None
+    }
+
+    /// It was opened for reading: the files that are likely to be next, if it is worth while to `prepare` them.
+    fn next_after(&self, ino: Inode) -> Vec<Inode> {
+        Vec::new()
+    }
+
+    /// Makes ready what their opens and first reads will want.
+    fn prepare(&self, files: Vec<Inode>) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// Lets go in time what was prepared in vain.
+    fn let_go(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// The kernel has dropped the inode and its pages.
     fn forget(&self, ino: Inode) {}
 

@@ -8,6 +8,7 @@
 //!   without privilege writes to, and says so with each write; only for these few does it cost a call.
 use crate::error::{Error, Result};
 use crate::filesystem::{Caller, DirectoryItem, DirectoryListing, FileSystem, Opened, Statistics};
+use crate::following::{Following, READY_FOR};
 use crate::known::{KNOWN_MAX, KnownInodes};
 use bytes::{Bytes, BytesMut};
 use cairn_client::{
@@ -27,6 +28,8 @@ const OFFSET_DOT: u64 = 1;
 const OFFSET_DOTDOT: u64 = 2;
 /// One call of copy_file_range copies at most this much, so that it ends well within any timeout.
 const COPY_BYTES_MAX: u64 = 16 * FRAME_PAYLOAD_BYTES_MAX as u64;
+/// The largest file that is fetched before it is opened.
+const PREPARED_BYTES_MAX: u64 = 128 << 10;
 /// df -i: inodes are bounded by the master's memory alone.
 const FILES_MAX: u64 = u32::MAX as u64;
 
@@ -35,6 +38,7 @@ pub struct CairnFs {
     /// How old the master's word may be that lookups are answered from without asking; none are with zero.
     known_for: Duration,
     known: Mutex<KnownInodes>,
+    following: Mutex<Following<File>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,6 +74,7 @@ impl CairnFs {
             client,
             known_for,
             known: Mutex::new(KnownInodes::new(KNOWN_MAX)),
+            following: Mutex::default(),
         }
     }
 
@@ -83,6 +88,8 @@ impl CairnFs {
                 ..page.directory.clone()
             },
         };
+        let files = page.entries.iter().filter(|entry| entry.attr.kind == FileKind::Regular);
+        lock(&self.following).listed(files.map(|entry| entry.attr.ino));
         let mut items = Vec::with_capacity(page.entries.len() + 2);
         if offset == OFFSET_START {
             items.push(dot(b".", OFFSET_DOT, ino));
@@ -180,6 +187,56 @@ impl FileSystem for CairnFs {
     fn known_listing(&self, ino: Inode) -> Option<(DirectoryListing, Duration)> {
         let (page, age) = self.client.known_listing(ino, self.known_for)?;
         Some((self.items(page, ino, OFFSET_START, false), age))
+    }
+
+    fn open_known(&self, ino: Inode, mode: OpenMode) -> Option<Opened<File>> {
+        if mode == OpenMode::READ {
+            let ready = lock(&self.following).take(ino);
+            if let Some(file) = ready.filter(|file| file.is_known(self.known_for)) {
+                return Some(self.opened(file));
+            }
+        }
+        Some(self.opened(self.client.open_known(ino, mode, self.known_for)?))
+    }
+
+    fn next_after(&self, ino: Inode) -> Vec<Inode> {
+        let mut next = lock(&self.following).opened(ino);
+        next.retain(|ino| {
+            let known = self.client.known_attr(*ino, self.known_for);
+            known.is_some_and(|(attr, _)| (1..=PREPARED_BYTES_MAX).contains(&attr.size))
+        });
+        next
+    }
+
+    async fn prepare(&self, files: Vec<Inode>) {
+        for ino in files {
+            let file = match self.client.open_known(ino, OpenMode::READ, self.known_for) {
+                Some(file) => file,
+                // whatever is wrong, the program's own open tells
+                None => match self.client.open(ino, OpenMode::READ).await {
+                    Ok(file) => file,
+                    Err(_) => return,
+                },
+            };
+            file.read_ahead();
+            let unused = lock(&self.following).put(ino, file);
+            // it closes itself
+            drop(unused);
+        }
+    }
+
+    async fn let_go(&self) {
+        if !lock(&self.following).watch() {
+            return;
+        }
+        loop {
+            tokio::time::sleep(READY_FOR).await;
+            let (old, none) = lock(&self.following).let_go();
+            drop(old);
+            if none {
+                return;
+            }
+        }
     }
 
     fn forget(&self, ino: Inode) {
@@ -315,6 +372,9 @@ impl FileSystem for CairnFs {
 
     async fn release(&self, file: File) -> Result<()> {
         lock(&self.known).released(file.inode());
+        if file.mode() == OpenMode::READ && file.attr().size > 0 {
+            lock(&self.following).closed(file.was_read());
+        }
         Ok(file.close().await?)
     }
 

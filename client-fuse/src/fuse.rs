@@ -209,6 +209,19 @@ impl<F: FileSystem> Adapter<F> {
         });
     }
 
+    /// While the program is busy with the file before.
+    fn prepare(&self, next: Vec<Inode>) {
+        if next.is_empty() {
+            return;
+        }
+        let fs = self.0.fs.clone();
+        self.0.bridge.run(|under_way| async move {
+            fs.prepare(next).await;
+            drop(under_way);
+            fs.let_go().await;
+        });
+    }
+
     /// Work that changes a directory.
     fn changing<T, W>(&self, directory: INodeNo, work: W) -> impl Future<Output = T> + use<T, W, F>
     where
@@ -547,6 +560,16 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             append: has(flags, OFlags::APPEND),
             truncate: has(flags, OFlags::TRUNC),
         };
+        let next = match mode == OpenMode::READ {
+            true => fs.next_after(inode(ino)),
+            false => Vec::new(),
+        };
+        if let Some(opened) = fs.open_known(inode(ino), mode) {
+            let fopen = fopen_flags(&opened, flags);
+            reply.opened(self.0.keep(opened.handle), fopen);
+            return self.prepare(next);
+        }
+        self.prepare(next);
         let work = async move { fs.open(caller, inode(ino), mode).await };
         let shared = self.0.clone();
         self.run("open", ino, reply, work, move |reply, opened| {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * `filesystem` is what a file system is here: POSIX's words, no FUSE. `fs` implements it over the client library;
-//!   `known` is what it keeps of inodes, bounded.
+//!   `known` is what it keeps of inodes, bounded; `following` guesses which file will be read next.
 //! * `fuse` is the only module that names the `fuser` crate: it turns requests into calls, hands them to the tokio
 //!   runtime, and answers each within `mount.timeout`. INTERRUPT gets ENOSYS from fuser, so a request without an end
 //!   would leave a process that not even SIGKILL ends.
@@ -19,6 +19,7 @@
 //! supplementary groups.
 mod error;
 mod filesystem;
+mod following;
 mod fs;
 mod fuse;
 mod kernel;

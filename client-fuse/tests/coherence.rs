@@ -7,7 +7,7 @@ use common::cluster::{Cluster, Terms};
 use common::errno;
 use rustix::io::Errno;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -280,4 +280,87 @@ fn a_lost_write_reaches_every_following_write_fsync_and_close_of_its_file() {
     // other files have not lost anything
     assert_eq!(errno(untouched.sync_all()), Ok(()));
     assert_eq!(close(untouched), Ok(()));
+}
+
+/// Who reads a directory's files one after the other has the next one opened and read before asking for it. The other
+/// mount changes that one, in all ways, each time between the two.
+#[test]
+fn a_file_that_was_read_before_it_is_opened_is_as_the_other_mount_has_closed_it() {
+    let Some(cluster) = Cluster::alone(Terms::default()) else {
+        return;
+    };
+    let (here, there) = (cluster.mountpoint(0), cluster.mountpoint(1));
+    let content = |n: usize, turn: usize| format!("{n} {turn} {}", "x".repeat(3000 + 7 * n + turn)).into_bytes();
+    for turn in 0..4 {
+        let name = format!("read{turn}");
+        fs::create_dir(here.join(&name)).unwrap();
+        for n in 0..24 {
+            // made here in some turns, known to the master only by the other mount's word in the others
+            let place = if turn % 2 == 0 { &here } else { &there };
+            fs::write(place.join(&name).join(n.to_string()), content(n, turn)).unwrap();
+        }
+        let listed = fs::read_dir(here.join(&name)).unwrap();
+        let files: Vec<usize> = listed
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap())
+            .collect();
+        let mut expected = content(files[0], turn);
+        for (at, n) in files.iter().enumerate() {
+            let path = here.join(&name).join(n.to_string());
+            let mut file = File::open(&path).unwrap();
+            let mut found = Vec::new();
+            file.read_to_end(&mut found).unwrap();
+            assert!(found == expected, "turn {turn}, file {at}: {:?}", found.get(..10));
+            let Some(next) = files.get(at + 1) else { break };
+            let path = there.join(&name).join(next.to_string());
+            expected = content(*next, turn);
+            let change = content(*next, turn + 10);
+            match at % 5 {
+                0 => {}
+                1 => {
+                    read_write(&path).write_all_at(&[b'y'; 100], 50).unwrap();
+                    expected[50..150].fill(b'y');
+                }
+                2 => {
+                    fs::write(there.join("new"), &change).unwrap();
+                    fs::rename(there.join("new"), &path).unwrap();
+                    expected = change;
+                }
+                3 => {
+                    read_write(&path).set_len(100).unwrap();
+                    expected.truncate(100);
+                }
+                _ => {
+                    fs::write(&path, &change).unwrap();
+                    expected = change;
+                }
+            }
+        }
+    }
+}
+
+/// A file that was closed is opened again without the master's knowledge.
+#[test]
+fn a_file_that_is_opened_again_is_as_the_other_mount_has_closed_it_and_can_be_removed() {
+    let Some(cluster) = Cluster::alone(Terms::default()) else {
+        return;
+    };
+    let (here, there) = (cluster.mountpoint(0), cluster.mountpoint(1));
+    let gone = Err(Errno::NOENT.raw_os_error());
+    for n in 0..40_u8 {
+        let path = |mount: &Path| mount.join("again");
+        fs::write(path(&here), [n; 5000]).unwrap();
+        assert!(fs::read(path(&here)).unwrap() == [n; 5000]);
+        read_write(&path(&there)).write_all_at(&[n + 1; 100], 1000).unwrap();
+        let found = fs::read(path(&here)).unwrap();
+        assert!(found[1000..1100] == [n + 1; 100] && found[..1000] == [n; 1000], "{n}");
+        // whoever removes it, it stays for who has it open
+        let open = File::open(path(&here)).unwrap();
+        let (one, other) = if n % 2 == 0 { (&here, &there) } else { (&there, &here) };
+        fs::remove_file(path(one)).unwrap();
+        assert_eq!(errno(File::open(path(&here))), gone);
+        assert_eq!(errno(File::open(path(other))), gone);
+        let mut found = [0; 100];
+        open.read_exact_at(&mut found, 1000).unwrap();
+        assert_eq!(found, [n + 1; 100]);
+    }
 }

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -95,6 +95,40 @@ impl ReadAhead {
         }
     }
 
+    /// Fetches a file of `size` bytes, or its beginning, before anything is asked for.
+    pub fn begin(&self, core: &Arc<Core>, node: &Arc<Node>, size: u64) {
+        let (epoch, quiet) = {
+            let state = node.state();
+            (state.epoch, state.is_clean())
+        };
+        let len = size.min(PIECE);
+        if !quiet || len == 0 {
+            return;
+        }
+        let Ok(budget) = core.read_buffer.clone().try_acquire_many_owned(len as u32) else {
+            return;
+        };
+        let (node, deadline) = (node.clone(), Instant::now() + core.config.timeout);
+        let (mut done, data) = oneshot::channel();
+        core.detach(move |core| async move {
+            let read = tokio::select! {
+                biased;
+                () = done.closed() => return,
+                read = core.read_within(&node, 0, len, deadline) => read,
+            };
+            // whoever wanted it may have gone meanwhile
+            let _ = done.send(read);
+        });
+        let data = async move { data.await.unwrap_or(Err(Error::ShutDown)) };
+        let piece = Piece::new(data, len, epoch, budget);
+        self.state().pieces.insert(0, piece);
+    }
+
+    /// Something was asked for.
+    pub fn was_read(&self) -> bool {
+        self.state().next > 0
+    }
+
     /// The bytes, when all of them were fetched ahead.
     pub async fn take(&self, node: &Node, offset: u64, len: u64) -> Option<Bytes> {
         if len == 0 {
@@ -135,6 +169,21 @@ impl ReadAhead {
 }
 
 impl Piece {
+    fn new(
+        data: impl Future<Output = Result<Bytes>> + Send + 'static,
+        len: u64,
+        epoch: u64,
+        budget: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            data: data.boxed().shared(),
+            len,
+            epoch,
+            since: Instant::now(),
+            _budget: Arc::new(budget),
+        }
+    }
+
     fn is_good(&self, epoch: u64) -> bool {
         self.epoch == epoch && self.since.elapsed() < READ_AHEAD_AGE_MAX
     }
@@ -148,11 +197,5 @@ fn fetch(core: &Arc<Core>, node: &Arc<Node>, start: u64, len: u64, epoch: u64, b
         .spawn(async move { reader.read_within(&node, start, len, deadline).await });
     let task = AbortOnDropHandle::new(task);
     let data = async move { task.await.unwrap_or(Err(Error::ShutDown)) };
-    Piece {
-        data: data.boxed().shared(),
-        len,
-        epoch,
-        since: Instant::now(),
-        _budget: Arc::new(budget),
-    }
+    Piece::new(data, len, epoch, budget)
 }

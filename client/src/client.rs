@@ -240,11 +240,13 @@ impl Client {
     }
 
     pub async fn unlink(&self, parent: Inode, name: &[u8]) -> Result<()> {
-        self.call_done(Request::Unlink(wire::Unlink {
+        let unlink = wire::Unlink {
             parent: parent.0,
             name: name_of(name)?,
-        }))
-        .await
+        };
+        self.call_done(Request::Unlink(unlink)).await?;
+        self.core().close_given_up().await;
+        Ok(())
     }
 
     pub async fn rmdir(&self, parent: Inode, name: &[u8]) -> Result<()> {
@@ -271,7 +273,9 @@ impl Client {
             no_replace: flags.no_replace,
             exchange: flags.exchange,
         };
-        self.call_done(Request::Rename(rename)).await
+        self.call_done(Request::Rename(rename)).await?;
+        self.core().close_given_up().await;
+        Ok(())
     }
 
     pub async fn getxattr(&self, ino: Inode, name: &[u8]) -> Result<Bytes> {
@@ -347,6 +351,7 @@ impl Client {
                 core.release(&node);
                 return Err(error);
             }
+            core.take_kept(attr.ino);
         }
         *opens += 1;
         drop(opens);
@@ -369,6 +374,39 @@ impl Client {
                 Err(error)
             }
         }
+    }
+
+    /// Opens it without asking the master, if that takes it for open in this client's hands anyway and its attributes are
+    /// known, as for [`Client::known_name`].
+    pub fn open_known(&self, ino: Inode, mode: OpenMode, within: Duration) -> Option<File> {
+        let core = self.core();
+        if mode.truncate || !core.may_open_unasked(ino) {
+            return None;
+        }
+        let (attr, _) = core.session.names().attr(ino, within)?;
+        let attr = Attr::try_from(attr).ok()?;
+        let node = core.use_node(ino);
+        match self.open_node_known(&node, attr) {
+            Some(()) => Some(File::new(self.0.clone(), node, mode)),
+            None => {
+                core.release(&node);
+                None
+            }
+        }
+    }
+
+    fn open_node_known(&self, node: &Arc<crate::node::Node>, attr: Attr) -> Option<()> {
+        let mut opens = node.gate.try_lock().ok()?;
+        let epoch = node.state().epoch;
+        if *opens == 0 {
+            // a push since the attributes were looked up has taken it
+            let closed = self.core().take_kept(node.ino)?;
+            self.core().opened_as_of(node, attr, closed.name, closed.chunks, epoch);
+        } else {
+            self.core().opened(node, attr, Bytes::new(), false);
+        }
+        *opens += 1;
+        Some(())
     }
 
     async fn open_node(&self, node: &Arc<crate::node::Node>, mode: OpenMode) -> Result<()> {
@@ -394,6 +432,7 @@ impl Client {
         }
         let epoch = node.state().epoch;
         let (attr, mut chunks, name) = self.call_open(node.ino, mode.truncate).await?;
+        core.take_kept(node.ino);
         chunks.retain(|chunk| chunk.inode == node.ino);
         if mode.truncate {
             core.opened(node, attr, name, true);
@@ -523,7 +562,7 @@ impl Client {
 
 impl Core {
     /// The master's answer to an open. `cut`: it was cut to nothing by it.
-    fn opened(&self, node: &crate::node::Node, attr: Attr, name: Bytes, cut: bool) {
+    pub(crate) fn opened(&self, node: &crate::node::Node, attr: Attr, name: Bytes, cut: bool) {
         let mut state = node.state();
         let gone = match cut {
             true => state.resized(attr.size, attr),

@@ -1,14 +1,15 @@
 //! What all parts of one client share, and its background work: open frames are sent and lengths committed within the
 //! commit interval, and files that were dropped without a close are closed.
 use crate::data::Pool;
-use crate::limits::{PARALLEL_MAX, SEQUENCES_MAX};
+use crate::kept::{Closed, Kept};
+use crate::limits::{KEPT_CHUNKS, KEPT_FOR, PARALLEL_MAX, SEQUENCES_MAX};
 use crate::node::Node;
 use crate::read::Pace;
 use crate::session::{Host, Session};
 use crate::{Attr, ClientConfig, Error, Invalidated, Result, Server};
 use bytes::Bytes;
 use cairn_io::{Env, inline};
-use cairn_proto::session::{Close, GetAttr, PathOf, answer, call::Request};
+use cairn_proto::session::{GetAttr, PathOf, answer, call::Request};
 use cairn_types::{ChunkHandle, Inode, Version};
 use futures::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +36,7 @@ pub(crate) struct Core {
     pub stop: CancellationToken,
     /// A node's own lock is taken before this one, never behind it.
     state: Mutex<State>,
-    /// A file was dropped without a close.
+    /// A file was dropped without a close, or given up.
     dropped: Notify,
 }
 
@@ -45,6 +46,7 @@ struct State {
     /// Written and perhaps not committed.
     dirty: BTreeSet<Inode>,
     dropped: Vec<Arc<Node>>,
+    kept: Kept,
     /// The last sequence used for a chunk by this session, for files that are not open (protocol R9).
     sequences: BTreeMap<ChunkHandle, u64>,
     /// Some were forgotten: a chunk that is not listed may have been written.
@@ -203,16 +205,75 @@ impl Core {
         self.release(node);
     }
 
-    /// One open of `node` ends. The master is told of the last.
+    /// One open of `node` ends. The master is told of the last, unless the file is kept (`kept`): then only that nothing
+    /// is being written any more.
     pub async fn leave(&self, node: &Node) {
         let mut opens = node.gate.lock().await;
         *opens = opens.saturating_sub(1);
-        if *opens == 0 {
-            let close = Request::Close(Close { inode: node.ino.0 });
-            if let Err(error) = self.session.tell(close, self.config.timeout).await {
-                // it is not declared open any more when the session is resumed
-                tracing::debug!(inode = node.ino.0, "close was not heard: {error}");
+        if *opens > 0 {
+            return;
+        }
+        let wrote = node.state().end_writing();
+        let keep = self.keep(node);
+        if wrote || !keep {
+            self.session.closed(node.ino, keep);
+        }
+        drop(opens);
+        self.close_given_up().await;
+    }
+
+    /// Its next open need not ask the master, unless something happens to it. By who holds its gate.
+    fn keep(&self, node: &Node) -> bool {
+        let names = self.session.names();
+        let (chunks, name) = {
+            let mut state = node.state();
+            if state.error.is_some() || !state.is_clean() || !names.has_file(node.ino) {
+                return false;
             }
+            let slots = std::mem::take(&mut state.slots).into_values();
+            let locations = slots.map(|slot| slot.location).take(KEPT_CHUNKS);
+            (locations.collect(), state.name.clone())
+        };
+        self.state().kept.put(node.ino, chunks, name);
+        // what happened to it a moment ago did not find it there
+        names.has_file(node.ino) || self.state().kept.take(node.ino).is_none()
+    }
+
+    /// What `leave` has kept of it, if that may still be believed; the file is open from then on. By who holds its gate.
+    pub fn take_kept(&self, ino: Inode) -> Option<Closed> {
+        self.state().kept.take(ino)
+    }
+
+    /// It is open here, or kept.
+    pub fn may_open_unasked(&self, ino: Inode) -> bool {
+        let state = self.state();
+        state.nodes.contains_key(&ino) || state.kept.has(ino)
+    }
+
+    /// The master is told of the files that are no longer kept.
+    pub async fn close_given_up(&self) {
+        loop {
+            let ino = {
+                let mut state = self.state();
+                let Some(ino) = state.kept.next_given_up() else {
+                    return;
+                };
+                // whoever opens it from here on asks behind this
+                let alone = !state.nodes.contains_key(&ino) && !state.kept.has(ino);
+                if alone {
+                    self.session.closed(ino, false);
+                    continue;
+                }
+                ino
+            };
+            let node = self.use_node(ino);
+            let opens = node.gate.lock().await;
+            // it may have been opened since, and closed again
+            if *opens == 0 && !self.state().kept.has(ino) {
+                self.session.closed(ino, false);
+            }
+            drop(opens);
+            self.release(&node);
         }
     }
 
@@ -295,6 +356,10 @@ impl Core {
         let mut ticks = self.interval();
         loop {
             ticks.tick().await;
+            if let Some(before) = Instant::now().checked_sub(KEPT_FOR) {
+                self.state().kept.give_up_old(before);
+                self.close_given_up().await;
+            }
             let commits = futures::stream::iter(self.dirty_nodes());
             commits
                 .for_each_concurrent(PARALLEL_MAX, |node| async move {
@@ -314,6 +379,7 @@ impl Core {
     async fn close_dropped(self: &Arc<Self>) {
         loop {
             let dropped = std::mem::take(&mut self.state().dropped);
+            self.close_given_up().await;
             if dropped.is_empty() {
                 self.dropped.notified().await;
                 continue;
@@ -378,7 +444,14 @@ impl State {
 
 impl Host for Core {
     fn declare(&self) -> Vec<Inode> {
-        self.all_nodes().iter().map(|node| node.ino).collect()
+        let mut state = self.state();
+        // none of them may be opened unasked any more: the master would not know
+        state.kept.forget();
+        state.nodes.keys().copied().collect()
+    }
+
+    fn nameless(&self, ino: Inode) {
+        self.state().kept.give_up(ino);
     }
 
     fn invalidate(&self, what: &Invalidated) {
@@ -389,6 +462,17 @@ impl Host for Core {
         };
         for node in nodes {
             node.invalidate(what);
+        }
+        let given_up = match what {
+            Invalidated::Inode { ino, .. } => self.state().kept.give_up(*ino),
+            Invalidated::Entry { .. } => false,
+            Invalidated::Everything => {
+                self.state().kept.give_up_all();
+                true
+            }
+        };
+        if given_up {
+            self.dropped.notify_one();
         }
     }
 

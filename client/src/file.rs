@@ -10,6 +10,7 @@ use cairn_types::limits::{FRAME_PAYLOAD_BYTES_MAX, LOCATE_CHUNKS_MAX};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// One open of a file. Cheap to clone; clones are the same open, which the first `close` of them ends. All opens of an
 /// inode in one [`crate::Client`] share its write state, so that every read sees every write.
@@ -47,6 +48,10 @@ impl File {
         self.0.node.ino
     }
 
+    pub fn mode(&self) -> OpenMode {
+        self.0.mode
+    }
+
     /// As this client last heard; the size with local writes since.
     pub fn attr(&self) -> Attr {
         self.0.node.state().local_attr()
@@ -57,6 +62,30 @@ impl File {
             true => Ok(()),
             false => Err(Error::BadMode("writing")),
         }
+    }
+
+    /// The file, or its first frame, is fetched before it is asked for. What comes is believed as long as what any reading
+    /// ahead brings: until a push or a write here, and for two seconds.
+    pub fn read_ahead(&self) {
+        let Opened {
+            handle, node, ahead, ..
+        } = &*self.0;
+        let size = node.state().size();
+        ahead.begin(&handle.core, node, size);
+    }
+
+    /// Something was read from it.
+    pub fn was_read(&self) -> bool {
+        self.0.ahead.was_read()
+    }
+
+    /// Opened before, it is as good as opened now (close-to-open): the master's word on it is believed, as for
+    /// [`crate::Client::known_name`].
+    pub fn is_known(&self, within: Duration) -> bool {
+        let (core, node) = (&self.0.handle.core, &self.0.node);
+        let known = core.session.names().attr(node.ino, within);
+        let attr = known.and_then(|(attr, _)| Attr::try_from(attr).ok());
+        attr.map(|attr| core.opened(node, attr, Bytes::new(), false)).is_some()
     }
 
     /// Short only at the file's end; holes are zeros.

@@ -13,6 +13,7 @@ mod core;
 mod data;
 mod error;
 mod file;
+mod kept;
 mod limits;
 mod node;
 mod read;

@@ -8,6 +8,11 @@ pub const CALLS_MAX: usize = 512;
 pub const OUTGOING_MAX: usize = 64;
 /// Invalidations that the mount has not taken yet; more become one "everything".
 pub const INVALIDATIONS_MAX: usize = 4096;
+/// Files that were closed and are still open for the master (about 1 KiB each), and for how long.
+pub const KEPT_MAX: usize = 1 << 14;
+pub const KEPT_FOR: Duration = Duration::from_secs(60);
+/// Of one that is kept, so many of its first chunks: as many as an open is told of.
+pub const KEPT_CHUNKS: usize = 2;
 /// Records shorter than this are sent without asking for room first.
 pub const UNASKED_BYTES: usize = 64 << 10;
 /// Room asked for at a time, unless one record takes more.
@@ -38,12 +43,12 @@ pub const DEAD_FOR: Duration = Duration::from_secs(10);
 pub const PATIENCE: u32 = 4;
 /// What was read ahead and not asked for is not believed after this.
 pub const READ_AHEAD_AGE_MAX: Duration = Duration::from_secs(2);
-/// Calls that wait for another to go with.
-pub const TOLD_MAX: u64 = 64;
+/// Files that were closed and wait for a call to be told of with.
+pub const CLOSED_MAX: usize = 64;
 
 // a whole declaration is put there before the stream is opened
 const _: () = assert!(SESSION_OPEN_MAX.div_ceil(DECLARED_AT_ONCE_MAX) < OUTGOING_MAX);
 const _: () = assert!(CALLS_MAX < SESSION_CALLS_MAX);
-const _: () = assert!((TOLD_MAX as usize) < CALLS_MAX);
+const _: () = assert!(KEPT_MAX < SESSION_OPEN_MAX / 16);
 const _: () = assert!((LOCATE_AHEAD as usize) < LOCATE_CHUNKS_MAX);
 const _: () = assert!(CONNECTIONS_IDLE_MAX <= CONNECTIONS_MAX);

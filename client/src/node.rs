@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub chunks: BTreeMap<u32, Chunk>,
     /// Records on their way.
     pub appends: Appends,
+    /// The master may take the file for being written by this client.
+    pub writing: bool,
     /// Opens that have ended may have written any chunk without syncing it.
     pub owes_all: bool,
     /// A write was lost: every following write, fsync and close gets this (promise 6).
@@ -71,6 +73,7 @@ impl Node {
             slots: BTreeMap::new(),
             chunks: BTreeMap::new(),
             appends: Appends::default(),
+            writing: false,
             owes_all: false,
             error: None,
             epoch: 0,
@@ -264,6 +267,15 @@ impl State {
     /// Something was written here that a power loss could still take.
     pub fn holds_unsynced(&self) -> bool {
         !self.is_clean() || self.chunks.values().any(|chunk| chunk.unsynced_since().is_some())
+    }
+
+    /// The master is about to be told that no write is under way: it has to be asked again before the next. False: it
+    /// knows.
+    pub fn end_writing(&mut self) -> bool {
+        for slot in self.slots.values_mut() {
+            slot.writable = false;
+        }
+        std::mem::take(&mut self.writing)
     }
 
     /// Nothing is buffered, unacknowledged or uncommitted.

@@ -197,7 +197,7 @@ impl Core {
             let all_say = |code| !causes.is_empty() && causes.iter().all(|(_, trouble)| trouble.code() == code);
             // allocated, never written, and its grant is good no more: the master has it made
             if asked && anew && all_say(ErrorCode::ErrorNoReplica) {
-                self.have_it_made(&location, deadline).await?;
+                self.have_it_made(node, &location, deadline).await?;
             }
             let hopeless = asked && all_say(ErrorCode::ErrorCorrupt);
             let pause = backoff.step(&self.env.rng);
@@ -392,7 +392,7 @@ impl Core {
         })
     }
 
-    async fn have_it_made(&self, location: &Location, deadline: Instant) -> Result<()> {
+    async fn have_it_made(&self, node: &Node, location: &Location, deadline: Instant) -> Result<()> {
         let complaint = Request::Complain(Complain {
             handle: location.handle.0,
             version: Some(location.version.into()),
@@ -401,6 +401,8 @@ impl Core {
             for_write: true,
             bad_blocks: Vec::new(),
         });
+        // so the master takes it
+        node.state().writing = true;
         let within = deadline.saturating_duration_since(Instant::now());
         match self.session.call(complaint, within).await {
             // overtaken by another change: looked up anew

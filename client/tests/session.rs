@@ -219,14 +219,15 @@ async fn the_master_hears_of_the_first_open_and_of_the_last_close() {
     };
     assert_eq!(cluster.master.count("open"), 0);
     let one = client.open(ino, OpenMode::READ).await.unwrap();
-    assert_eq!((cluster.master.count("open"), cluster.master.count("close")), (1, 1));
+    let closes = || cluster.master.state().closes.len();
+    assert_eq!((cluster.master.count("open"), closes()), (1, 1));
     let two = client.open(ino, OpenMode::WRITE).await.unwrap();
     assert_eq!(cluster.master.count("open"), 1);
     one.close().await.unwrap();
     client.getattr(ino).await.unwrap();
-    assert_eq!(cluster.master.count("close"), 1);
+    assert_eq!(closes(), 1);
     drop(two);
-    eventually("a dropped file is closed", || cluster.master.count("close") == 2).await;
+    eventually("a dropped file is closed", || closes() == 2).await;
 }
 
 #[tokio::test]
@@ -239,4 +240,82 @@ async fn shutdown_flushes_and_says_goodbye() {
     assert_eq!(cluster.size(file.inode()), 5000);
     assert_eq!(cluster.master.count("goodbye"), 1);
     assert!(matches!(client.lookup(Inode::ROOT, b"a").await, Err(Error::ShutDown)));
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The client is told what the master would tell of an open file: so it may be opened again without asking.
+#[tokio::test]
+async fn a_file_that_was_closed_is_opened_again_without_a_call_until_something_happens_to_it() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    client.remember_names();
+    let (data, mode) = (pattern(1, 100), OpenMode::READ_WRITE);
+    let file = create(&client, "a").await;
+    let ino = file.inode();
+    let again = || client.open_known(ino, OpenMode::READ, SECOND);
+    let told = |closes: &[(u64, bool)]| cluster.master.state().closes == closes;
+    file.write_at(0, data.clone()).await.unwrap();
+    file.close().await.unwrap();
+    for _ in 0..2 {
+        let file = again().expect("known");
+        assert_eq!(file.read_at(0, 200).await.unwrap(), data);
+        file.close().await.unwrap();
+    }
+    // more than one open at a time, and one that writes
+    let (one, two) = (
+        again().expect("known"),
+        client.open_known(ino, mode, SECOND).expect("known"),
+    );
+    two.write_at(50, pattern(2, 100)).await.unwrap();
+    two.close().await.unwrap();
+    assert_eq!(one.read_at(50, 200).await.unwrap(), pattern(2, 100));
+    one.close().await.unwrap();
+    client.lookup(Inode::ROOT, b"a").await.unwrap();
+    eventually("both times that it was written", || told(&[(ino.0, true); 2])).await;
+    assert_eq!((cluster.master.count("open"), cluster.master.count("getattr")), (0, 0));
+
+    // another client changes it
+    let change = Invalidation {
+        inode: ino.0,
+        data: false,
+        name: Default::default(),
+    };
+    cluster.master.push(1, vec![change]).await;
+    eventually("it is closed", || told(&[(ino.0, true), (ino.0, true), (ino.0, false)])).await;
+    client.getattr(ino).await.unwrap();
+    assert!(again().is_none(), "the master does not take it for open");
+    client.open(ino, mode).await.unwrap().close().await.unwrap();
+    again().expect("known").close().await.unwrap();
+    assert!(
+        client
+            .open_known(ino, OpenMode { truncate: true, ..mode }, SECOND)
+            .is_none()
+    );
+
+    // the stream ends: it is not declared
+    cluster.master.kick();
+    eventually("the stream is back", || cluster.master.state().hellos.len() > 1).await;
+    assert!(cluster.master.state().hellos[1].open_inodes.is_empty());
+    client.getattr(ino).await.unwrap();
+    assert!(again().is_none());
+
+    // its last name goes
+    client.open(ino, mode).await.unwrap().close().await.unwrap();
+    cluster.master.state().closes.clear();
+    client.unlink(Inode::ROOT, b"a").await.unwrap();
+    assert!(again().is_none());
+    eventually("it is closed", || told(&[(ino.0, false)])).await;
+}
+
+/// Whoever does not remember names has no use for it.
+#[tokio::test]
+async fn a_client_that_asks_for_every_name_tells_of_every_close() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let file = create(&client, "a").await;
+    let ino = file.inode();
+    file.close().await.unwrap();
+    assert!(client.open_known(ino, OpenMode::READ, SECOND).is_none());
+    eventually("it is closed", || cluster.master.state().closes == [(ino.0, false)]).await;
 }

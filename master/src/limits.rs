@@ -12,8 +12,6 @@ pub const BATCH_BYTES_MAX: usize = 4 << 20;
 pub const RECORD_BYTES_MAX: usize = 8 << 20;
 /// Messages on the way to one client, and to one chunkserver.
 pub const SESSION_OUT_MAX: usize = 2 * SESSION_CALLS_MAX;
-/// Answers that nobody waits for, kept until one goes out that somebody does.
-pub const SESSION_HELD_MAX: usize = 64;
 pub const SERVER_OUT_MAX: usize = 8_192;
 /// Sessions at a time.
 pub const SESSIONS_MAX: usize = 65_536;

@@ -261,8 +261,7 @@ async fn what_a_session_declares_to_have_open_may_come_in_pieces_up_to_a_bound()
     let pieces = vec![declare(vec![2; 100], true), declare(vec![inode], false)];
     let other = Client::hello_with(&master, hello(true), pieces).await.unwrap();
     // it has it open: its last name goes, it stays
-    let close = Request::Close(ss::Close { inode });
-    client.call(close).await;
+    client.closed(vec![inode], vec![]).await;
     let name = "a".into();
     client.call(Request::Unlink(ss::Unlink { parent: 1, name })).await;
     let get = || Request::GetAttr(ss::GetAttr { inode });
@@ -279,6 +278,32 @@ async fn what_a_session_declares_to_have_open_may_come_in_pieces_up_to_a_bound()
     let pieces = (0..16).map(|_| declare(too_many.clone(), true)).collect();
     let refused = Client::hello_with(&master, hello(true), pieces).await;
     assert_eq!(refused.err().unwrap().code(), tonic::Code::ResourceExhausted);
+    master.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_is_closed_and_kept_stays_when_its_last_name_goes() {
+    let disk = disk();
+    let master = start(config(), &disk).await;
+    let mut client = Client::connect(&master, 1).await;
+    let (kept, closed) = (client.create("kept").await, client.create("closed").await);
+    let [kept, closed] = [kept, closed].map(|created| created.attr.unwrap().inode);
+    client.closed(vec![closed], vec![kept]).await;
+    for name in ["kept", "closed"] {
+        let name = name.into();
+        client.call(Request::Unlink(ss::Unlink { parent: 1, name })).await;
+    }
+    let get = |inode| Request::GetAttr(ss::GetAttr { inode });
+    until("the closed one is released", async || {
+        matches!(client.call(get(closed)).await, Answer::Error(_)).then_some(())
+    })
+    .await;
+    assert!(matches!(client.call(get(kept)).await, Answer::Attr(a) if a.nlink == 0));
+    client.closed(vec![kept], vec![]).await;
+    until("the kept one too", async || {
+        matches!(client.call(get(kept)).await, Answer::Error(_)).then_some(())
+    })
+    .await;
     master.shutdown().await.unwrap();
 }
 

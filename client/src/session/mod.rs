@@ -12,11 +12,11 @@ mod stream;
 pub use pushes::Invalidation;
 
 use crate::backoff::Backoff;
-use crate::limits::{CALLS_MAX, TOLD_MAX};
+use crate::limits::{CALLS_MAX, CLOSED_MAX};
 use crate::{Error, Invalidated, Result, Server};
 use cairn_io::{Env, inline};
 use cairn_proto::common::{self, ErrorCode};
-use cairn_proto::session::{Attr, answer, call::Request};
+use cairn_proto::session::{Attr, Closed, answer, call::Request};
 use cairn_types::{ClusterId, Inode, SessionId};
 use names::Names;
 use pushes::Pushes;
@@ -34,6 +34,8 @@ pub(crate) trait Host: Send + Sync {
     fn declare(&self) -> Vec<Inode>;
     /// What is cached of it is stale. Takes effect before it returns.
     fn invalidate(&self, what: &Invalidated);
+    /// A call of this client took its last name.
+    fn nameless(&self, ino: Inode);
     /// The master ended the session: what was not synced may be gone (promise 6).
     fn session_ended(&self);
 }
@@ -71,8 +73,9 @@ struct Shared {
 /// Invariant: `calls` holds every number below `next` whose answer has not been seen and that may still get one.
 struct Table {
     next: u64,
-    /// The last call that is worth a message of its own; calls behind it wait for the next that is.
-    urgent: u64,
+    /// To be said before the next call, or now if there is a `hurry`.
+    closed: Closed,
+    hurry: bool,
     calls: BTreeMap<u64, Waiting>,
     cluster: Option<ClusterId>,
     /// Why there is no answer at the moment, for the error of those who wait for one.
@@ -114,17 +117,22 @@ impl Shared {
 }
 
 impl Table {
-    fn add(&mut self, request: Request, reply: Option<oneshot::Sender<Reply>>, slot: OwnedSemaphorePermit) -> u64 {
+    fn add(&mut self, request: Request, reply: oneshot::Sender<Reply>, slot: OwnedSemaphorePermit) -> u64 {
         let number = self.next;
         self.next += 1;
         let waiting = Waiting {
             request: Some(request),
-            reply,
+            reply: Some(reply),
             sent: None,
             _slot: slot,
         };
         self.calls.insert(number, waiting);
         number
+    }
+
+    fn take_closed(&mut self) -> Closed {
+        self.hurry = false;
+        std::mem::take(&mut self.closed)
     }
 
     /// Every answer up to this number has been seen.
@@ -141,7 +149,8 @@ impl Session {
             id: SessionId::from_bits(env.rng.bits128()),
             table: Mutex::new(Table {
                 next: 1,
-                urgent: 0,
+                closed: Closed::default(),
+                hurry: false,
                 calls: BTreeMap::new(),
                 cluster: None,
                 cause: "no connection yet".into(),
@@ -211,6 +220,7 @@ impl Session {
                     result => {
                         if let Some(asked) = asked {
                             asked.answered(Ok(&result), &answer.changed);
+                            self.nameless(&answer.changed);
                         }
                         return Ok(result);
                     }
@@ -239,6 +249,15 @@ impl Session {
         }
     }
 
+    fn nameless(&self, changed: &[Attr]) {
+        let mut nameless = changed.iter().filter(|attr| attr.nlink == 0).peekable();
+        if nameless.peek().is_some()
+            && let Some(host) = self.shared.host()
+        {
+            nameless.for_each(|attr| host.nameless(Inode(attr.inode)));
+        }
+    }
+
     async fn attempt(&self, request: Request, deadline: Instant) -> Attempt {
         let slot = match timeout_at(deadline, self.shared.slots.clone().acquire_owned()).await {
             Ok(Ok(slot)) => slot,
@@ -251,9 +270,7 @@ impl Session {
             if table.stopped {
                 return Attempt::Stopped;
             }
-            let number = table.add(request, Some(reply), slot);
-            table.urgent = number;
-            number
+            table.add(request, reply, slot)
         };
         let ticket = Ticket {
             shared: &self.shared,
@@ -268,38 +285,25 @@ impl Session {
         }
     }
 
-    /// Tells the master something whose answer nobody waits for. It goes with the next call, or with [`Session::hurry`]:
-    /// a message of its own would cost more than it says.
-    ///
-    /// # Errors
-    /// `NoAnswer` when too many calls were under way for so long; `ShutDown`.
-    pub async fn tell(&self, request: Request, within: Duration) -> Result<()> {
-        let slot = match tokio::time::timeout(within, self.shared.slots.clone().acquire_owned()).await {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) => return Err(Error::ShutDown),
-            Err(_) => {
-                let (server, cause) = (self.shared.master(), self.shared.table().cause.clone());
-                return Err(Error::NoAnswer { server, within, cause });
-            }
-        };
+    /// The master is told with the next call, or with [`Session::hurry`]: a message of its own would cost more than it says.
+    /// `keep`: only that its writes have ended. A call that is made after this comes behind it.
+    pub fn closed(&self, ino: Inode, keep: bool) {
         let mut table = self.shared.table();
-        if table.stopped {
-            return Err(Error::ShutDown);
-        }
-        table.add(request, None, slot);
-        let many = table.next - table.urgent > TOLD_MAX;
+        let closed = &mut table.closed;
+        let list = if keep { &mut closed.kept } else { &mut closed.inodes };
+        list.push(ino.0);
+        let many = list.len() >= CLOSED_MAX;
         drop(table);
         if many {
             self.hurry();
         }
-        Ok(())
     }
 
-    /// What was only told goes on its way.
+    /// What waits for the next call goes on its way.
     pub fn hurry(&self) {
         let mut table = self.shared.table();
-        if table.urgent + 1 < table.next {
-            table.urgent = table.next - 1;
+        if table.closed != Closed::default() {
+            table.hurry = true;
             self.shared.work.notify_one();
         }
     }
@@ -366,7 +370,6 @@ fn is_logged(request: &Request) -> bool {
         | Request::Locate(_)
         | Request::PathOf(_)
         | Request::TrashList(_)
-        | Request::Close(_)
         | Request::Complain(_) => false,
         Request::Open(open) => open.truncate,
         Request::Create(_)

@@ -199,6 +199,11 @@ impl Names {
         Some((*state.attrs.get(&ino)?, age))
     }
 
+    /// Its attributes are known, whether or not that is confirmed, and it has a name.
+    pub fn has_file(&self, ino: Inode) -> bool {
+        self.state().attrs.get(&ino).is_some_and(|attr| attr.nlink > 0)
+    }
+
     /// All of a directory of at most `most` entries, as `name`.
     pub fn listing(&self, ino: Inode, most: usize, within: Duration) -> Option<(wire::DirectoryPage, Duration)> {
         let state = self.state();
@@ -482,7 +487,6 @@ impl State {
             | Request::Locate(_)
             | Request::PathOf(_)
             | Request::TrashList(_)
-            | Request::Close(_)
             | Request::Complain(_)
             | Request::Goodbye(_) => return false,
             Request::Open(open) if !open.truncate => return false,

@@ -7,7 +7,7 @@ use crate::{Error, Invalidated, Result, Server};
 use cairn_proto::common::{self, ErrorCode};
 use cairn_proto::session::sessions_client::SessionsClient;
 use cairn_proto::session::{
-    Call, Declare, FromClient, FromMaster, Hello, Ping, Push, Welcome, from_client, from_master,
+    Call, Closed, Declare, FromClient, FromMaster, Hello, Ping, Push, Welcome, from_client, from_master,
 };
 use cairn_proto::{PROTOCOL, session};
 use cairn_types::limits::{CONTROL_MESSAGE_BYTES_MAX, DECLARED_AT_ONCE_MAX};
@@ -246,9 +246,9 @@ async fn converse(shared: &Shared, stream: Open, heard: &mut Instant) -> End {
     // calls up to this number were sent on this stream; pushes up to that one were acknowledged on it
     let (mut sent, mut acknowledged, mut ping) = (0, 0, false);
     loop {
-        let call = next_call(shared, sent);
+        let (call, closed) = next(shared, sent);
         let done = ledger.done();
-        let something = call.is_some() || done > acknowledged || ping;
+        let something = call.is_some() || closed || done > acknowledged || ping;
         tokio::select! {
             biased;
             answer = timeout_at(*heard + silence, incoming.next()) => {
@@ -278,27 +278,28 @@ async fn converse(shared: &Shared, stream: Open, heard: &mut Instant) -> End {
                     if let Some(call) = mark_sent(shared, number) {
                         slot.send(message(from_client::Body::Call(call)));
                     }
+                } else if closed {
+                    slot.send(message(from_client::Body::Closed(shared.table().take_closed())));
                 } else {
                     ping = false;
                     slot.send(message(from_client::Body::Ping(Ping {})));
                 }
             }
-            () = shared.work.notified(), if call.is_none() => {}
+            () = shared.work.notified(), if call.is_none() && !closed => {}
             () = ledger.changed(), if done == acknowledged => {}
             _ = pings.tick() => ping = true,
         }
     }
 }
 
-fn next_call(shared: &Shared, sent: u64) -> Option<u64> {
+/// The call to be sent next, and whether there is something to be said of closed files that waits for no call.
+fn next(shared: &Shared, sent: u64) -> (Option<u64>, bool) {
     let table = shared.table();
-    if table.urgent <= sent {
-        return None;
-    }
-    let mut unsent = table.calls.range(sent + 1..=table.urgent);
-    unsent
+    let mut unsent = table.calls.range(sent + 1..);
+    let call = unsent
         .find(|(_, call)| call.request.is_some())
-        .map(|(number, _)| *number)
+        .map(|(number, _)| *number);
+    (call, table.hurry)
 }
 
 fn mark_sent(shared: &Shared, number: u64) -> Option<Call> {
@@ -307,11 +308,11 @@ fn mark_sent(shared: &Shared, number: u64) -> Option<Call> {
     let call = table.calls.get_mut(&number)?;
     let request = call.request.clone()?;
     call.sent = Some(Instant::now());
-    let told = call.reply.is_none();
+    let closed = table.take_closed();
     Some(Call {
+        closed: (closed != Closed::default()).then_some(closed),
         sequence: number,
         acknowledged,
-        told,
         request: Some(request),
     })
 }

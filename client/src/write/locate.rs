@@ -95,6 +95,8 @@ impl Core {
         if let Some(location) = known(node) {
             return Ok(location);
         }
+        // also if its answer is lost
+        node.state().writing = true;
         if node.state().within_size(index) {
             let (found, _) = self.ask_locations(node.ino, index, 1, true, within).await?;
             if let Some(location) = found.into_iter().find(|location| location.index == index) {
@@ -137,6 +139,7 @@ impl Core {
     /// What the location of a chunk means for what is to be written to it. `new`: it has just been allocated.
     pub(super) fn bind(&self, node: &Node, location: &Location, new: bool) {
         let mut state = node.state();
+        state.writing = true;
         state.place(location.clone(), true);
         let chunk = state.chunks.entry(location.index).or_default();
         let before = chunk.last_sequence();

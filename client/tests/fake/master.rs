@@ -32,6 +32,8 @@ pub struct MasterState {
     pub calls: Vec<(u64, &'static str)>,
     pub applied: Vec<&'static str>,
     pub hellos: Vec<Hello>,
+    /// What the closes said: the inode, and whether it is kept.
+    pub closes: Vec<(u64, bool)>,
     /// The stream ends instead of the next answers to logged calls.
     pub swallow: usize,
     /// Takes calls and answers none.
@@ -297,7 +299,12 @@ impl Master {
                 }
                 Self::locations(state, found.inode, found.index, 1)
             }
-            Request::Close(_) | Request::Goodbye(_) => answer::Result::Done(Done {}),
+            Request::Unlink(unlink) => {
+                let ino = state.names.remove(&unlink.name[..]).unwrap();
+                state.files.get_mut(&ino).unwrap().attr.nlink = 0;
+                answer::Result::Done(Done {})
+            }
+            Request::Goodbye(_) => answer::Result::Done(Done {}),
             other => panic!("the fake master does not know {other:?}"),
         }
     }
@@ -326,11 +333,11 @@ fn name(request: &Request) -> (&'static str, bool) {
         Request::Commit(_) => ("commit", true),
         Request::Allocate(_) => ("allocate", true),
         Request::SetAttr(_) => ("setattr", true),
+        Request::Unlink(_) => ("unlink", true),
         Request::Goodbye(_) => ("goodbye", true),
         Request::Lookup(_) => ("lookup", false),
         Request::GetAttr(_) => ("getattr", false),
         Request::Open(_) => ("open", false),
-        Request::Close(_) => ("close", false),
         Request::Locate(_) => ("locate", false),
         Request::Complain(_) => ("complain", false),
         Request::PathOf(_) => ("path_of", false),
@@ -399,6 +406,10 @@ async fn converse(
                     read_min_replicas: 1,
                 })
             }
+            from_client::Body::Closed(closed) => {
+                master.closed(closed);
+                continue;
+            }
             from_client::Body::Declare(_) => panic!("a Declare without a Hello that has more"),
             from_client::Body::Ping(_) => from_master::Body::Pong(Pong {}),
             from_client::Body::PushesDone(done) => {
@@ -418,8 +429,17 @@ async fn converse(
 }
 
 impl Master {
+    fn closed(&self, closed: cairn_proto::session::Closed) {
+        let closes = closed.inodes.into_iter().map(|ino| (ino, false));
+        let kept = closed.kept.into_iter().map(|ino| (ino, true));
+        self.state().closes.extend(closes.chain(kept));
+    }
+
     /// `None`: no answer; an error: the stream ends instead of it.
     fn call(&self, session: &[u8], call: Call) -> Option<Result<Answer, ()>> {
+        if let Some(closed) = call.closed {
+            self.closed(closed);
+        }
         let request = call.request.unwrap();
         let (name, logged) = name(&request);
         let mut state = self.state();
@@ -449,6 +469,10 @@ impl Master {
             return answer(result);
         }
         state.applied.push(name);
+        let unlinked = match &request {
+            Request::Unlink(unlink) => state.names.get(&unlink.name[..]).copied(),
+            _ => None,
+        };
         let result = self.apply(&mut state, request);
         if logged {
             state
@@ -462,7 +486,13 @@ impl Master {
                 return Some(Err(()));
             }
         }
-        answer(result)
+        let changed = unlinked.map(|ino| state.files[&ino].attr).into_iter().collect();
+        Some(Ok(Answer {
+            sequence,
+            result: Some(result),
+            changed,
+            ..Default::default()
+        }))
     }
 }
 

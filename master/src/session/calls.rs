@@ -157,10 +157,25 @@ fn spawn(
             }
             answer(&world, id, result, &changed)
         };
-        connection.release();
         // a client that has gone asks again on its next stream
         let _ = connection.out.send(Ok(answer)).await;
     });
+}
+
+/// What a client says that it has closed.
+pub fn closed(core: &Core, id: SessionId, closed: &wire::Closed) {
+    let mut world = core.world();
+    for inode in closed.inodes.iter().copied().map(Inode) {
+        if world.sessions.closed(id, inode)
+            && world.state.getattr(inode).is_ok_and(|attr| attr.nlink == 0)
+            && !world.state.is_trashed(inode)
+        {
+            world.closed_orphans.insert(inode);
+        }
+    }
+    for inode in closed.kept.iter().copied().map(Inode) {
+        world.sessions.wrote(id, inode);
+    }
 }
 
 fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> Next {
@@ -170,18 +185,6 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
                 return Next::answered(Err(Refusal::TooManyOpen));
             }
             return Next::answered(opened(world, id, Inode(open.inode)));
-        }
-        Request::Close(close) => {
-            let inode = Inode(close.inode);
-            if world.sessions.closed(id.session, id.sequence, inode)
-                && world.state.getattr(inode).is_ok_and(|attr| attr.nlink == 0)
-                && !world.state.is_trashed(inode)
-            {
-                world.closed_orphans.insert(inode);
-                core.nudge.notify_one();
-            }
-            world.sessions.written(id.session, inode);
-            return Next::answered(Ok(Answer::Done(Done {})));
         }
         Request::Complain(_) | Request::TrashEmpty(_) => return Next::Waits,
         Request::Goodbye(_) => {

@@ -116,7 +116,6 @@ pub fn answer(world: &mut World, session: SessionId, request: &Request) -> Optio
             Ok(Answer::Trash(convert::trash_page(&world.state, page)))
         }
         Request::Open(_)
-        | Request::Close(_)
         | Request::Complain(_)
         | Request::Create(_)
         | Request::Link(_)

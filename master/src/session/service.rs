@@ -174,23 +174,20 @@ async fn read(
         }
         match message.body {
             Some(from_client::Body::Call(call)) => {
-                let told = call.told;
-                match calls::call(core, id, connection, call) {
-                    Some(answer) if told => connection.hold(answer),
-                    Some(answer) => {
-                        connection.release();
-                        room.send(Ok(answer));
-                    }
-                    None => {}
+                if let Some(closed) = &call.closed {
+                    calls::closed(core, id, closed);
+                }
+                if let Some(answer) = calls::call(core, id, connection, call) {
+                    room.send(Ok(answer));
                 }
             }
+            Some(from_client::Body::Closed(closed)) => calls::closed(core, id, &closed),
             Some(from_client::Body::PushesDone(number)) => {
                 let mut world = core.world();
                 world.sessions.pushes_done(id, number);
                 world.sessions.flush();
             }
             Some(from_client::Body::Ping(_)) => {
-                connection.release();
                 room.send(Ok(FromMaster {
                     body: Some(from_master::Body::Pong(Pong {})),
                 }));

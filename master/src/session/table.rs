@@ -6,13 +6,13 @@
 //!
 //! An answer to a change is held back until the other clients that had seen what changed have confirmed the push
 //! ([`Barrier`]), for a bounded time: so whoever hears of the change by another way finds it there (promise 6).
-use crate::limits::{INTEREST_MAX, INVALIDATIONS_MAX, PUSH_INVALIDATIONS_MAX, PUSHES_MAX, SESSION_HELD_MAX};
+use crate::limits::{INTEREST_MAX, INVALIDATIONS_MAX, PUSH_INVALIDATIONS_MAX, PUSHES_MAX};
 use cairn_proto::session::{FromMaster, Invalidation, Push, from_master};
 use cairn_types::limits::SESSION_OPEN_MAX;
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -26,34 +26,6 @@ pub struct Connection {
     pub out: Outbound,
     /// Cancelled when another stream takes over, or the session ends.
     pub over: CancellationToken,
-    /// Answers that nobody waits for: a message of their own would wake the client for nothing.
-    held: Arc<Mutex<VecDeque<FromMaster>>>,
-}
-
-impl Connection {
-    /// Keeps an answer back that nobody waits for, until [`Connection::release`].
-    pub fn hold(&self, answer: FromMaster) {
-        let many = {
-            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            held.push_back(answer);
-            held.len() >= SESSION_HELD_MAX
-        };
-        if many {
-            self.release();
-        }
-    }
-
-    /// Sends what is held: right before something that is sent anyway, so that both go in one piece. What there is no
-    /// room for stays; a client that has gone asks again on its next stream.
-    pub fn release(&self) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(answer) = held.pop_front() {
-            if let Err(mpsc::error::TrySendError::Full(Ok(answer))) = self.out.try_send(Ok(answer)) {
-                held.push_front(answer);
-                return;
-            }
-        }
-    }
 }
 
 pub struct Session {
@@ -70,7 +42,7 @@ pub struct Session {
     open: BTreeSet<Inode>,
     /// Opens whose answers the client has not acknowledged: it may not know of them when it declares.
     unanswered: BTreeMap<Sequence, Inode>,
-    /// Closes and opens that were done, of calls not acknowledged: one that is sent again does nothing.
+    /// Opens that were done, of calls not acknowledged: one that is sent again does nothing.
     done: BTreeSet<Sequence>,
     /// Chunks that it may be writing, by file: fenced when it ends (protocol R12).
     writable: BTreeMap<Inode, BTreeSet<ChunkHandle>>,
@@ -283,7 +255,6 @@ impl Sessions {
             number: self.connections,
             out,
             over: CancellationToken::new(),
-            held: Arc::default(),
         };
         self.unseen(id);
         let session = self.all.get_mut(&id)?;
@@ -324,6 +295,8 @@ impl Sessions {
         let unanswered = session.unanswered.values().filter(|inode| session.open.contains(inode));
         let now: BTreeSet<Inode> = open.iter().chain(unanswered).copied().collect();
         let before = std::mem::replace(&mut session.open, now.clone());
+        // the word that its writes had ended may have been lost
+        session.writable.retain(|inode, _| now.contains(inode));
         for inode in now.difference(&before) {
             *self.open.entry(*inode).or_insert(0) += 1;
         }
@@ -362,11 +335,9 @@ impl Sessions {
         }
     }
 
-    /// The session has closed the file, and so has no write to it under way, unless it has it open once more.
-    pub fn written(&mut self, id: SessionId, inode: Inode) {
-        if let Some(session) = self.all.get_mut(&id)
-            && !session.open.contains(&inode)
-        {
+    /// The session keeps the file open, but has no write to it under way.
+    pub fn wrote(&mut self, id: SessionId, inode: Inode) {
+        if let Some(session) = self.all.get_mut(&id) {
             session.writable.remove(&inode);
         }
     }
@@ -377,11 +348,12 @@ impl Sessions {
     }
 
     /// The session has it open no more. True: nobody has.
-    pub fn closed(&mut self, id: SessionId, sequence: Sequence, inode: Inode) -> bool {
+    pub fn closed(&mut self, id: SessionId, inode: Inode) -> bool {
         let Some(session) = self.all.get_mut(&id) else {
             return false;
         };
-        if !session.done.insert(sequence) || !session.open.remove(&inode) {
+        session.writable.remove(&inode);
+        if !session.open.remove(&inode) {
             return false;
         }
         session.unanswered.retain(|_, opened| *opened != inode);
@@ -597,16 +569,16 @@ mod tests {
         let mut sessions = table(2);
         sessions.opened(id(1), Sequence(1), A);
         sessions.opened(id(1), Sequence(2), A);
-        assert!(sessions.closed(id(1), Sequence(3), A));
+        assert!(sessions.closed(id(1), A));
+        assert!(!sessions.closed(id(1), A), "it is closed already");
         sessions.opened(id(1), Sequence(4), A);
-        assert!(!sessions.closed(id(1), Sequence(3), A), "the same close again");
         assert!(sessions.is_open(A));
         // opened, but the answer is lost: the client does not declare it, and asks again
         sessions.opened(id(1), Sequence(5), B);
         sessions.declare(id(1), &[A]);
         assert!(sessions.is_open(A) && sessions.is_open(B));
         sessions.opened(id(1), Sequence(5), B);
-        assert!(sessions.closed(id(1), Sequence(6), B));
+        assert!(sessions.closed(id(1), B));
         // acknowledged: from now on what it does not declare, it does not have
         sessions.opened(id(1), Sequence(7), B);
         sessions.acknowledged(id(1), Sequence(7));
@@ -618,37 +590,26 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_is_held_back_bounded_and_in_order() {
-        let mut sessions = table(1);
-        let (out, mut receiver) = mpsc::channel(SESSION_HELD_MAX);
-        let connection = sessions.connect(id(1), out, Duration::ZERO).unwrap();
-        let answer = |sequence| FromMaster {
-            body: Some(from_master::Body::Answer(cairn_proto::session::Answer {
-                sequence,
-                ..Default::default()
-            })),
+    fn writes_end_with_the_word_that_says_so_or_with_the_next_declaration() {
+        let (mut sessions, handle) = (table(1), ChunkHandle(7));
+        let write = |sessions: &mut Sessions| {
+            sessions.opened(id(1), Sequence(1), A);
+            sessions.writes(id(1), A, [handle]);
+            assert!(sessions.is_written(A, handle));
         };
-        let mut sent = || {
-            std::iter::from_fn(|| match receiver.try_recv().ok()?.ok()?.body? {
-                from_master::Body::Answer(answer) => Some(answer.sequence),
-                _ => None,
-            })
-            .collect::<Vec<_>>()
-        };
-        connection.hold(answer(1));
-        connection.hold(answer(2));
-        assert!(sent().is_empty());
-        connection.release();
-        assert_eq!(sent(), [1, 2]);
-        let many: Vec<u64> = (1..=SESSION_HELD_MAX as u64).collect();
-        many.iter().for_each(|n| connection.hold(answer(*n)));
-        // it is full: what is held then is kept until there is room
-        connection.hold(answer(100));
-        connection.release();
-        assert_eq!(sent(), many);
-        assert!(sent().is_empty());
-        connection.release();
-        assert_eq!(sent(), [100]);
+        write(&mut sessions);
+        sessions.wrote(id(1), A);
+        assert!(sessions.is_open(A) && !sessions.is_written(A, handle));
+        write(&mut sessions);
+        assert!(sessions.closed(id(1), A));
+        assert!(!sessions.is_open(A) && !sessions.is_written(A, handle));
+        sessions.acknowledged(id(1), Sequence(1));
+        write(&mut sessions);
+        sessions.acknowledged(id(1), Sequence(1));
+        sessions.declare(id(1), &[A]);
+        assert!(sessions.is_written(A, handle));
+        sessions.declare(id(1), &[]);
+        assert!(!sessions.is_open(A) && !sessions.is_written(A, handle));
     }
 
     #[tokio::test(start_paused = true)]

@@ -145,7 +145,7 @@ impl Client {
 
     pub async fn send(&mut self, sequence: u64, request: Request) {
         let call = ss::Call {
-            told: false,
+            closed: None,
             sequence,
             acknowledged: 0,
             request: Some(request),
@@ -157,6 +157,11 @@ impl Client {
             })
             .await
             .unwrap();
+    }
+
+    pub async fn closed(&mut self, inodes: Vec<u64>, kept: Vec<u64>) {
+        let closed = from_client::Body::Closed(ss::Closed { inodes, kept });
+        self.out.send(FromClient { body: Some(closed) }).await.unwrap();
     }
 
     /// All pushes that have come.
