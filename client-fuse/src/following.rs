@@ -16,7 +16,7 @@ const SIGNS_MAX: u8 = 8;
 /// Files held ready: a program is done with a small one before the next has come.
 const READY_MAX: usize = 4;
 /// What was made ready and not opened is let go after this.
-pub(crate) const READY_FOR: Duration = Duration::from_secs(2);
+const READY_FOR: Duration = Duration::from_secs(2);
 
 /// `F`: an open file.
 pub(crate) struct Following<F> {
@@ -94,19 +94,22 @@ impl<F> Following<F> {
         Some(file)
     }
 
-    /// True: the caller is the one who calls `let_go` until that says so.
+    /// True: the caller is the one who sees to it that what is `due` is let go, until nothing is.
     pub fn watch(&mut self) -> bool {
         !self.ready.is_empty() && !std::mem::replace(&mut self.watched, true)
     }
 
-    /// What has been ready for too long, and whether nothing is any more.
-    pub fn let_go(&mut self) -> (Vec<F>, bool) {
-        let mut old = Vec::new();
-        while let Some((_, file, _)) = self.ready.pop_front_if(|(_, _, since)| since.elapsed() >= READY_FOR) {
-            old.push(file);
-        }
-        self.watched = !self.ready.is_empty();
-        (old, !self.watched)
+    /// When the oldest that is ready has been so for too long. None: nothing is, and nobody watches any more.
+    pub fn due(&mut self) -> Option<Instant> {
+        let due = self.ready.front().map(|(_, _, since)| *since + READY_FOR);
+        self.watched = due.is_some();
+        due
+    }
+
+    /// One that has been ready for too long.
+    pub fn let_go(&mut self) -> Option<F> {
+        let (_, file, _) = self.ready.pop_front_if(|(_, _, since)| since.elapsed() >= READY_FOR)?;
+        Some(file)
     }
 }
 
@@ -176,16 +179,18 @@ mod tests {
         assert_eq!(following.put(Inode(1), 1), None);
         assert!(following.watch() && !following.watch());
         assert_eq!((following.take(Inode(2)), following.take(Inode(1))), (None, Some(1)));
-        assert_eq!(following.let_go(), (vec![], true));
+        assert_eq!(following.due(), None);
+        let start = Instant::now();
         following.put(Inode(2), 2);
-        assert!(following.watch());
+        assert!(following.watch(), "who watched has gone");
         tokio::time::advance(READY_FOR / 2).await;
         following.put(Inode(3), 3);
-        assert_eq!(following.let_go(), (vec![], false));
+        assert_eq!((following.due(), following.let_go()), (Some(start + READY_FOR), None));
         tokio::time::advance(READY_FOR / 2).await;
-        assert_eq!(following.let_go(), (vec![2], false));
+        assert_eq!((following.let_go(), following.let_go()), (Some(2), None));
+        assert_eq!(following.due(), Some(start + READY_FOR * 3 / 2));
         tokio::time::advance(READY_FOR / 2).await;
-        assert_eq!(following.let_go(), (vec![3], true));
+        assert_eq!((following.let_go(), following.due()), (Some(3), None));
     }
 
     #[test]

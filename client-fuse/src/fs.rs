@@ -8,7 +8,7 @@
 //!   without privilege writes to, and says so with each write; only for these few does it cost a call.
 use crate::error::{Error, Result};
 use crate::filesystem::{Caller, DirectoryItem, DirectoryListing, FileSystem, Opened, Statistics};
-use crate::following::{Following, READY_FOR};
+use crate::following::Following;
 use crate::known::{KNOWN_MAX, KnownInodes};
 use bytes::{Bytes, BytesMut};
 use cairn_client::{
@@ -230,12 +230,12 @@ impl FileSystem for CairnFs {
             return;
         }
         loop {
-            tokio::time::sleep(READY_FOR).await;
-            let (old, none) = lock(&self.following).let_go();
-            drop(old);
-            if none {
-                return;
-            }
+            let due = lock(&self.following).due();
+            let Some(due) = due else { return };
+            tokio::time::sleep_until(due).await;
+            let unused = lock(&self.following).let_go();
+            // it closes itself
+            drop(unused);
         }
     }
 

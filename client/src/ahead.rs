@@ -51,10 +51,7 @@ impl ReadAhead {
 
     /// A read of `[offset, offset + len)` is about to happen: fetches what it and those after it will want.
     pub fn advance(&self, core: &Arc<Core>, node: &Arc<Node>, offset: u64, len: u64, size: u64) {
-        let (epoch, quiet) = {
-            let state = node.state();
-            (state.epoch, state.is_clean())
-        };
+        let epoch = quiet_epoch(node);
         let mut state = self.state();
         let sequential = offset <= state.next + SLACK && state.next <= offset + SLACK;
         if !sequential {
@@ -67,9 +64,9 @@ impl ReadAhead {
         state.next = state.next.max(offset + len);
         state.sequence += 1;
         // a file that is being written here would have to be flushed again and again
-        if state.sequence <= SEQUENCE_MIN || !quiet || len == 0 {
+        let Some(epoch) = epoch.filter(|_| state.sequence > SEQUENCE_MIN && len > 0) else {
             return;
-        }
+        };
         let most = (core.config.read_ahead_bytes as u64 / PIECE).max(1);
         state.window = (state.window * 2).max(1).max(2 * len / PIECE).min(most);
         let first = offset / PIECE;
@@ -97,14 +94,10 @@ impl ReadAhead {
 
     /// Fetches a file of `size` bytes, or its beginning, before anything is asked for.
     pub fn begin(&self, core: &Arc<Core>, node: &Arc<Node>, size: u64) {
-        let (epoch, quiet) = {
-            let state = node.state();
-            (state.epoch, state.is_clean())
-        };
         let len = size.min(PIECE);
-        if !quiet || len == 0 {
+        let Some(epoch) = quiet_epoch(node).filter(|_| len > 0) else {
             return;
-        }
+        };
         let Ok(budget) = core.read_buffer.clone().try_acquire_many_owned(len as u32) else {
             return;
         };
@@ -187,6 +180,12 @@ impl Piece {
     fn is_good(&self, epoch: u64) -> bool {
         self.epoch == epoch && self.since.elapsed() < READ_AHEAD_AGE_MAX
     }
+}
+
+/// None: something was written here that a read would have to wait for.
+fn quiet_epoch(node: &Node) -> Option<u64> {
+    let state = node.state();
+    state.is_clean().then_some(state.epoch)
 }
 
 fn fetch(core: &Arc<Core>, node: &Arc<Node>, start: u64, len: u64, epoch: u64, budget: OwnedSemaphorePermit) -> Piece {
