@@ -10,9 +10,9 @@ use crate::limits::{
 };
 use crate::refusal::Refusal;
 use crate::replica::Outcome;
-use crate::shared::{Answer, Core, acknowledged};
+use crate::shared::{Answer, Core, Payload, acknowledged};
 use bytes::{Buf, Bytes, BytesMut};
-use cairn_io::{BoxStream, Listener};
+use cairn_io::{BoxStream, BoxWriter, Listener};
 use cairn_proto::PROTOCOL;
 use cairn_proto::data::{Append, Hello, Welcome, frame_header::Body};
 use cairn_proto::frame::{FRAME_READ_BYTES, FrameError, PREFIX_BYTES, Prefix, decode_header, encode_head, read_frame};
@@ -68,7 +68,7 @@ enum Waiting {
 }
 
 async fn connection(core: Arc<Core>, stream: BoxStream, peer: SocketAddr) {
-    let (reader, mut writer) = tokio::io::split(stream);
+    let (reader, mut writer) = stream.halves();
     let mut reader = BufReader::with_capacity(FRAME_READ_BYTES, reader);
     match timeout(HELLO_WAIT_MAX, welcome(&core, &mut reader, &mut writer)).await {
         Ok(Ok(true)) => {}
@@ -77,7 +77,7 @@ async fn connection(core: Arc<Core>, stream: BoxStream, peer: SocketAddr) {
         Err(_) => return tracing::debug!(%peer, "no hello in time"),
     }
     let (answers, queue) = mpsc::channel(CONNECTION_REQUESTS_MAX);
-    let sender = core.spawn(send_answers(writer, queue));
+    let sender = core.spawn(send_answers(core.clone(), writer, queue));
     if let Err(e) = take_requests(&core, &mut reader, &answers).await {
         tracing::debug!(%peer, "connection ended: {e}");
     }
@@ -191,14 +191,14 @@ async fn take_requests<R: AsyncRead + Unpin>(
                 let core = core.clone();
                 task(&core.clone(), None, async move {
                     let room = core.ask_room(request).await?;
-                    Ok((Body::Room(room), Bytes::new()))
+                    Ok((Body::Room(room), Payload::NONE))
                 })
             }
             Body::Sync(request) => {
                 let core = core.clone();
                 task(&core.clone(), None, async move {
                     let serial = core.sync(request).await?;
-                    Ok((acknowledged(serial), Bytes::new()))
+                    Ok((acknowledged(serial), Payload::NONE))
                 })
             }
             Body::Read(request) => {
@@ -301,7 +301,7 @@ async fn read_record<R: AsyncRead + Unpin>(
 }
 
 /// Sends the answers in order, several in one write while they are small and more are ready.
-async fn send_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Waiting>) {
+async fn send_answers(core: Arc<Core>, mut writer: BoxWriter, mut queue: mpsc::Receiver<Waiting>) {
     let mut out = BytesMut::new();
     loop {
         let waiting = match queue.try_recv() {
@@ -317,7 +317,7 @@ async fn send_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
             }
         };
         let (answer, room) = match waiting {
-            Waiting::Ready(body) => (Ok((*body, Bytes::new())), None),
+            Waiting::Ready(body) => (Ok((*body, Payload::NONE)), None),
             Waiting::Done(mut done) => {
                 let outcome = match done.try_recv() {
                     Ok(outcome) => outcome,
@@ -330,14 +330,14 @@ async fn send_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
                         done.await.unwrap_or(Err(Refusal::Fenced))
                     }
                 };
-                (outcome.map(|serial| (acknowledged(serial), Bytes::new())), None)
+                (outcome.map(|serial| (acknowledged(serial), Payload::NONE)), None)
             }
             Waiting::Appending(appending) => {
                 if !flush(&mut writer, &mut out).await {
                     return;
                 }
                 let appended = appending.outcome().await;
-                (appended.map(|appended| (Body::Appended(appended), Bytes::new())), None)
+                (appended.map(|appended| (Body::Appended(appended), Payload::NONE)), None)
             }
             Waiting::Task(task) => {
                 if !task.is_finished() && !flush(&mut writer, &mut out).await {
@@ -350,24 +350,47 @@ async fn send_answers(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
                 }
             }
         };
-        let (body, payload) = answer.unwrap_or_else(|e| (Body::Failed(e.to_failed()), Bytes::new()));
+        let (body, payload) = answer.unwrap_or_else(|e| (Body::Failed(e.to_failed()), Payload::NONE));
         encode_head(body, payload.len(), &mut out);
-        if !payload.is_empty() {
-            let mut frame = out.split().freeze().chain(payload);
-            if !in_answer_time(writer.write_all_buf(&mut frame)).await {
-                return;
+        match payload {
+            Payload::Bytes(bytes) if bytes.is_empty() => {
+                if out.len() >= ANSWER_BATCH_BYTES && !flush(&mut writer, &mut out).await {
+                    return;
+                }
             }
-        } else if out.len() >= ANSWER_BATCH_BYTES && !flush(&mut writer, &mut out).await {
-            return;
+            Payload::Bytes(bytes) => {
+                let mut frame = out.split().freeze().chain(bytes);
+                if in_answer_time(writer.write_all_buf(&mut frame)).await.is_err() {
+                    return;
+                }
+            }
+            Payload::Stored(range, doubt) => {
+                let head = out.split().freeze();
+                let (blocking, habit) = (core.env.blocking, &core.habits.send);
+                match in_answer_time(writer.send_file(blocking, habit, head, range)).await {
+                    Ok(back) => writer = back,
+                    Err(e) if of_connection(&e) => return,
+                    Err(_) => return core.look_into(doubt).await,
+                }
+            }
         }
         drop(room);
     }
 }
 
 async fn flush(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> bool {
-    out.is_empty() || in_answer_time(writer.write_all_buf(out)).await
+    out.is_empty() || in_answer_time(writer.write_all_buf(out)).await.is_ok()
 }
 
-async fn in_answer_time(write: impl Future<Output = io::Result<()>>) -> bool {
-    matches!(timeout(ANSWER_WAIT_MAX, write).await, Ok(Ok(())))
+async fn in_answer_time<T>(write: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(ANSWER_WAIT_MAX, write).await?
+}
+
+/// Whether it says something of the connection rather than of a file.
+fn of_connection(e: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        e.kind(),
+        Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::NotConnected | Kind::TimedOut
+    )
 }

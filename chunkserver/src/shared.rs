@@ -11,7 +11,7 @@ use crate::reports::Reports;
 use crate::scrub::Scrub;
 use crate::store::{At, Chunk, ChunkMeta, State, Store, StoreError};
 use bytes::{BufMut, Bytes, BytesMut};
-use cairn_io::{Env, Habit};
+use cairn_io::{Env, FileRange, Habit};
 use cairn_proto::common::{ErrorCode, Member};
 use cairn_proto::data::frame_header::Body;
 use cairn_proto::data::{self, Acknowledged, FetchBlocks, FetchTable, Grant, Read, ReadDone, Sync, Table, Write};
@@ -61,10 +61,37 @@ pub struct Habits {
     apply: Habit,
     sync: Habit,
     read: Habit,
+    pub send: Habit,
 }
 
 /// An answer that is ready: the header and its payload.
-pub type Answer = (Body, Bytes);
+pub type Answer = (Body, Payload);
+
+pub enum Payload {
+    Bytes(Bytes),
+    /// Of a chunk's file, read as it is sent.
+    Stored(FileRange, Doubt),
+}
+
+impl Payload {
+    pub const NONE: Payload = Payload::Bytes(Bytes::new());
+
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Bytes(bytes) => bytes.len(),
+            Payload::Stored(range, _) => range.len,
+        }
+    }
+}
+
+/// What was to be read from a chunk's file.
+pub struct Doubt {
+    key: Key,
+    chunk: Chunk,
+    at: At,
+    offset: u64,
+    len: u64,
+}
 
 impl Core {
     pub fn new(
@@ -402,11 +429,45 @@ impl Core {
             found => found?,
         };
         self.mandate.may_read(key, version, self.env.clock.now())?;
+        let at = At::Installed(version);
         let Read {
             offset, length, verify, ..
         } = request;
-        self.read_blocks(key, chunk, At::Installed(version), offset, length, verify)
-            .await
+        if length > BRIEF_BYTES_MAX && !verify {
+            let (stored, len) = (chunk.clone(), u64::from(length));
+            let locate = move || stored.locate(at, offset, len);
+            let located = self.env.blocking.run_brief(&self.habits.read, locate).await;
+            if let Some(stored) = located.map_err(|e| self.refused(key, e))? {
+                let doubt = Doubt {
+                    key,
+                    chunk,
+                    at,
+                    offset,
+                    len,
+                };
+                return Ok((
+                    read_done(stored.crcs, stored.length),
+                    Payload::Stored(stored.range, doubt),
+                ));
+            }
+        }
+        self.read_blocks(key, chunk, at, offset, length, verify).await
+    }
+
+    /// A file could not be sent: was it the file? Then what is wrong with it is remembered, and told, as after any read.
+    pub async fn look_into(&self, doubt: Doubt) {
+        let Doubt {
+            key,
+            chunk,
+            at,
+            offset,
+            len,
+        } = doubt;
+        let read = move || chunk.read(at, offset, len, true);
+        if let Err(e) = self.env.blocking.run(read).await {
+            let refusal = self.refused(key, e);
+            tracing::warn!(chunk = %key.handle, disk = %key.disk, "could not be sent: {refusal}");
+        }
     }
 
     /// Of a chunk that is not here, found so a moment ago: nothing, if a grant of `version` could still create it. Then
@@ -419,7 +480,7 @@ impl Core {
         if !could_create || disk.unclean_start() || version <= disk.floor() {
             return Err(Refusal::NoReplica);
         }
-        Ok((Body::ReadDone(ReadDone::default()), Bytes::new()))
+        Ok((Body::ReadDone(ReadDone::default()), Payload::NONE))
     }
 
     async fn read_blocks(
@@ -437,11 +498,7 @@ impl Core {
             false => self.env.blocking.run(read).await,
         };
         let pieces = pieces.map_err(|e| self.refused(key, e))?;
-        let done = ReadDone {
-            checksums: pieces.crcs,
-            chunk_length: pieces.length,
-        };
-        Ok((Body::ReadDone(done), pieces.data))
+        Ok((read_done(pieces.crcs, pieces.length), Payload::Bytes(pieces.data)))
     }
 
     /// What another replica compares itself with (R4).
@@ -470,7 +527,7 @@ impl Core {
             index: meta.index,
             name: meta.name.into(),
         };
-        Ok((Body::Table(answer), payload.freeze()))
+        Ok((Body::Table(answer), Payload::Bytes(payload.freeze())))
     }
 
     /// # Errors
@@ -625,6 +682,13 @@ pub fn from_wire(table: &Table) -> Result<Remembered, Refusal> {
     });
     let entries: Vec<_> = entries.collect::<Result<_, Refusal>>()?;
     Ok(Remembered::of(entries))
+}
+
+fn read_done(checksums: Vec<u32>, chunk_length: u64) -> Body {
+    Body::ReadDone(ReadDone {
+        checksums,
+        chunk_length,
+    })
 }
 
 pub fn acknowledged(serial: Serial) -> Body {

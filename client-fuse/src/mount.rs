@@ -24,7 +24,6 @@ use tokio::task::JoinHandle;
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 const UNMOUNT_WAIT_DEFAULT: Duration = Duration::from_secs(10);
 const UNMOUNT_RETRY: Duration = Duration::from_millis(100);
-const THREADS_MIN: usize = 2;
 const THREADS_MAX: usize = 8;
 
 #[derive(Debug, Clone)]
@@ -325,7 +324,9 @@ fn limits(options: &MountOptions) -> Limits {
     }
 }
 
+/// The kernel gives each request to the thread that has waited longest, so that of many each finds its processor asleep
+/// and its caches cold; the other half of the processors is the programs' and the runtime's.
 fn threads(wanted: Option<usize>) -> usize {
-    let processors = || std::thread::available_parallelism().map_or(THREADS_MIN, |n| n.get());
-    wanted.unwrap_or_else(|| processors().clamp(THREADS_MIN, THREADS_MAX))
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    wanted.unwrap_or_else(|| (processors() / 2).clamp(1, THREADS_MAX))
 }

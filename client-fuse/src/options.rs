@@ -18,7 +18,7 @@ pub struct MountOptions {
     pub attr_timeout: Option<Duration>,
     /// How long the kernel may take a name for what it was.
     pub entry_timeout: Option<Duration>,
-    /// Threads that read requests; by default as many as processors, 2 to 8.
+    /// Threads that read requests; by default half as many as processors, 1 to 8.
     pub threads: Option<usize>,
     /// Users other than the one who mounts; by default when root mounts.
     pub allow_other: Option<bool>,

@@ -1,4 +1,5 @@
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -72,6 +73,11 @@ pub trait DiskFile: Send + Sync + 'static {
 
     /// Cuts or extends; new bytes read as zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// For the system to read from; none where it is not one of the system's files.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// fdatasync: all bytes written and the length are on stable storage when it returns.
     fn sync_data(&self) -> io::Result<()>;

@@ -16,7 +16,7 @@ pub mod sim;
 pub use blocking::{Blocking, Habit};
 pub use clock::{Boot, Clock, Nanos};
 pub use disk::{Disk, DiskFile, Space};
-pub use net::{BoxStream, Listener, Net, Stream};
+pub use net::{BoxReader, BoxStream, BoxWriter, FileRange, Listener, Net, Stream, Writer};
 pub use real::{RealClock, RealDisk, RealNet};
 pub use rng::Rng;
 

@@ -1,9 +1,11 @@
 //! What every [`Net`] and [`Clock`] does, shown on the real ones and the simulated ones.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-use cairn_io::sim::{self, SimClock, SimNet, Trace};
-use cairn_io::{Clock, Net, RealClock, RealNet};
+use bytes::Bytes;
+use cairn_io::sim::{self, SimClock, SimDisk, SimNet, Trace};
+use cairn_io::{Blocking, Clock, Disk, FileRange, Habit, Net, RealClock, RealNet};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,12 +19,27 @@ async fn echo(net: Arc<dyn Net>, port: tokio::sync::oneshot::Sender<u16>) {
     let bound = listener.local_addr().unwrap();
     assert_ne!(bound.port(), 0);
     port.send(bound.port()).unwrap();
-    let (mut stream, peer) = listener.accept().await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
     assert_ne!(peer.port(), 0);
+    let (mut reader, mut writer) = stream.halves();
     let mut bytes = vec![];
-    stream.read_to_end(&mut bytes).await.unwrap();
-    stream.write_all(&bytes).await.unwrap();
-    stream.shutdown().await.unwrap();
+    reader.read_to_end(&mut bytes).await.unwrap();
+    // some as they are, most from a file
+    writer.write_all(&bytes[..500]).await.unwrap();
+    let head = Bytes::copy_from_slice(&bytes[500..1000]);
+    let file = SimDisk::new("disk", Trace::new())
+        .mount()
+        .create(Path::new("file"))
+        .unwrap();
+    file.write_at(&bytes[1000..], 0).unwrap();
+    let range = FileRange {
+        file,
+        offset: 0,
+        len: bytes.len() - 1000,
+    };
+    let habit = Habit::default();
+    let sent = writer.send_file(Blocking::Inline, &habit, head, range).await;
+    sent.unwrap().shutdown().await.unwrap();
 }
 
 async fn ask(net: Arc<dyn Net>, address: String) {

@@ -32,6 +32,7 @@ pub use disk::{DiskOptions, DiskState, DiskStore};
 pub use error::{Damage, HeaderFault, OpenError, StoreError};
 pub use format::{ChunkMeta, State, Status};
 pub use index::{Index, IndexError, MemoryIndex, SledIndex};
+pub use read::Stored;
 pub use scrub::Verified;
 pub use stamp::{Identity, Stamp};
 

@@ -5,10 +5,11 @@ use super::chunk::{At, Chunk, Core, Pieces, bad_range};
 use super::crc;
 use super::error::Damage;
 use super::file::ChunkFile;
-use super::format::block_len;
+use super::format::{DATA_OFFSET, block_len};
 use super::scrub::mismatches;
 use super::verified::PAGE_BYTES;
 use bytes::Bytes;
+use cairn_io::FileRange;
 use cairn_types::layout::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, block_pieces};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,6 +20,13 @@ const SCRATCH_BYTES: usize = 2 * BLOCK_SIZE_BYTES as usize;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes of a chunk in its file; otherwise as [`Pieces`].
+pub struct Stored {
+    pub range: FileRange,
+    pub crcs: Vec<u32>,
+    pub length: u64,
 }
 
 /// Whole blocks `first..after` of a chunk of `length` bytes, and their stored checksums.
@@ -96,6 +104,34 @@ impl Chunk {
             let data = Bytes::copy_from_slice(&data[wanted]);
             Ok(Pieces { data, crcs, length })
         })
+    }
+
+    /// Where such a read finds its bytes, if all that it wants of each block is all that the block holds: nothing has to be
+    /// checked here then. What is read there later may have been changed since, as whoever compares it with the
+    /// checksums will see. The header is looked at on the disk.
+    ///
+    /// # Errors
+    /// As [`Chunk::read`].
+    pub fn locate(&self, at: At, offset: u64, len: u64) -> Result<Option<Stored>> {
+        self.disk.readable()?;
+        let core = self.disk.read_core(&self.slot)?;
+        self.expect(&core, at)?;
+        let length = core.status.length;
+        let end = offset.saturating_add(len).min(length);
+        let whole = |at: u64| at.is_multiple_of(BLOCK_SIZE_BYTES);
+        if offset >= end || !whole(offset) || !(whole(end) || end == length) {
+            return Ok(None);
+        }
+        let file = self.file(&core)?;
+        let (first, after) = (offset / BLOCK_SIZE_BYTES, end.div_ceil(BLOCK_SIZE_BYTES));
+        let mut crcs = self.check_head(&core, &file, after as u32)?;
+        crcs.drain(..first as usize);
+        let range = FileRange {
+            file: file.file.clone(),
+            offset: DATA_OFFSET + offset,
+            len: (end - offset) as usize,
+        };
+        Ok(Some(Stored { range, crcs, length }))
     }
 
     /// A part of one block whose pages are known, and its checksum. None if they are not, or do not agree: then the whole

@@ -716,15 +716,7 @@ impl Wire {
         length: u32,
         verify: bool,
     ) -> Result<(data::ReadDone, Bytes), data::Failed> {
-        let read = Read {
-            handle: HANDLE.0,
-            version: Some(version.into()),
-            disk: member.disk.clone(),
-            offset,
-            length,
-            verify,
-        };
-        self.send(Body::Read(read), &[]).await;
+        self.start_read(member, version, offset, length, verify).await;
         let frame = self.receive().await.expect("closed");
         match frame.body {
             Body::ReadDone(done) => {
@@ -738,6 +730,19 @@ impl Wire {
             Body::Failed(f) => Err(f),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Sends a read and does not wait.
+    pub async fn start_read(&mut self, member: &Member, version: Version, offset: u64, length: u32, verify: bool) {
+        let read = Read {
+            handle: HANDLE.0,
+            version: Some(version.into()),
+            disk: member.disk.clone(),
+            offset,
+            length,
+            verify,
+        };
+        self.send(Body::Read(read), &[]).await;
     }
 }
 

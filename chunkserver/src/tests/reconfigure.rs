@@ -1,6 +1,7 @@
 //! Fence, compare, copy, install (protocol R2, R4, R5, R13), join and delete (R7).
 use super::harness::*;
 use crate::store::Stamp;
+use cairn_io::sim::{Effect, Fault, Op};
 use cairn_proto::chunkserver::order::What;
 use cairn_proto::chunkserver::order_done::Result as Done;
 use cairn_proto::chunkserver::{Cut, Join, Verify};
@@ -650,6 +651,40 @@ async fn promise_8_rot_is_found_by_reads_verification_and_scrub() {
         (told && scrub.bad_chunks == 1 && !scrub.running).then_some(())
     })
     .await;
+}
+
+/// A large read is under way when its file fails: nothing more can be said on that connection, to the master it can.
+#[tokio::test]
+async fn promise_8_what_cannot_be_sent_ends_the_connection_and_is_looked_into() {
+    let cluster = Cluster::start(1).await;
+    let members = cluster.members();
+    let mut wire = cluster.connect(0, session(1)).await.with_grant(&members);
+    let data = bytes(13, 300_000);
+    wire.write(&members[0], v(10), 0, &data).await.unwrap();
+    // the header is read first
+    let fault = || Fault::new(Op::Read, Effect::Eio).on(".chunk").skip(1);
+    let disk = &cluster.nodes[0].disk;
+    for (reader, fault) in [(2, fault()), (3, fault().always())] {
+        let mut wire = cluster.connect(0, session(reader)).await;
+        let (_, sound) = wire.read(&members[0], v(10), 0, 300_000, false).await.unwrap();
+        assert!(sound == data);
+        disk.inject(fault);
+        wire.start_read(&members[0], v(10), 0, 300_000, false).await;
+        assert!(wire.receive().await.is_none());
+    }
+    let master = cluster.master.clone();
+    eventually("the lasting fault is told", async || {
+        let state = master.lock();
+        state
+            .troubles
+            .iter()
+            .any(|(_, trouble)| trouble.handle == HANDLE.0)
+            .then_some(())
+    })
+    .await;
+    disk.clear_faults();
+    let failed = wire.read(&members[0], v(10), 0, 300_000, false).await.unwrap_err();
+    assert_eq!(code(&failed), ErrorCode::ErrorCorrupt);
 }
 
 #[tokio::test]

@@ -193,7 +193,7 @@ settings! {
         attr_timeout ("attr-timeout"): Option<Span> = "",
         /// How long the kernel may take a name for what it was while nobody tells it of a change. Unset: 4 s.
         entry_timeout ("entry-timeout"): Option<Span> = "",
-        /// Threads that read requests. Unset: as many as processors, 2 to 8.
+        /// Threads that read requests. Unset: half as many as processors, 1 to 8.
         threads ("threads"): Option<u32> = "",
         /// How long a busy mount is waited for at the end before it is detached.
         unmount_wait ("unmount-wait"): Span = "10s",

@@ -1,5 +1,5 @@
 use super::trace::{Trace, hash};
-use crate::{BoxStream, Listener, Net};
+use crate::{BoxStream, Listener, Net, Stream};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::io;
@@ -141,6 +141,8 @@ impl Drop for Traced {
         drop(ended);
     }
 }
+
+impl Stream for Traced {}
 
 impl AsyncRead for Traced {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

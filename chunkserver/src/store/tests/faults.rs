@@ -79,6 +79,33 @@ fn an_unverified_read_gives_stored_checksums_so_that_the_client_finds_rot() {
     assert_eq!(&chunk.read(AT, 10, 20, false).unwrap().data[..], &data[10..30]);
 }
 
+/// What may be sent from its file unseen: whole blocks, with the checksums that are stored.
+#[test]
+fn only_whole_blocks_are_located() {
+    let machine = Machine::new();
+    let (_store, chunk, data) = with_chunk(&machine);
+    let end = data.len() as u64;
+    let whole = [(0, end), (0, B), (B, B), (B, end), (2 * B, 1 << 26)];
+    for (offset, len) in whole {
+        let stored = chunk.locate(AT, offset, len).unwrap().unwrap();
+        let pieces = chunk.read(AT, offset, len, false).unwrap();
+        let mut bytes = vec![0; stored.range.len];
+        let read = stored.range.file.read_at(&mut bytes, stored.range.offset).unwrap();
+        assert!(read == bytes.len() && bytes == pieces.data, "{len} at {offset}");
+        assert_eq!((stored.crcs, stored.length), (pieces.crcs, end), "{len} at {offset}");
+    }
+    for (offset, len) in [(1, end), (0, B + 1), (B, end - B - 1), (end, 1), (2 * end, 1), (0, 0)] {
+        assert!(chunk.locate(AT, offset, len).unwrap().is_none(), "{len} at {offset}");
+    }
+    let newer = At::Installed(V2);
+    assert!(matches!(
+        chunk.locate(newer, 0, end),
+        Err(StoreError::WrongVersion { .. })
+    ));
+    flip(&machine, 20);
+    assert!(damage_of(chunk.locate(AT, 0, end).map(|_| ())).header.is_some());
+}
+
 #[test]
 fn a_small_read_is_checked_by_its_own_pages_once_the_block_was() {
     let machine = Machine::new();
