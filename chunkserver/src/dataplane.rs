@@ -370,7 +370,7 @@ async fn send_answers(core: Arc<Core>, mut writer: BoxWriter, mut queue: mpsc::R
                 match in_answer_time(writer.send_file(blocking, habit, head, range)).await {
                     Ok(back) => writer = back,
                     Err(e) if of_connection(&e) => return,
-                    Err(_) => return core.look_into(doubt).await,
+                    Err(e) => return core.look_into(doubt, &e).await,
                 }
             }
         }

@@ -22,6 +22,7 @@ use cairn_types::{
     ChunkHandle, ClusterId, DiskId, Inode, Registration, Sequence, Serial, ServerId, SessionId, Version,
 };
 use rustc_hash::FxHashMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Semaphore, oneshot};
@@ -455,7 +456,7 @@ impl Core {
     }
 
     /// A file could not be sent: was it the file? Then what is wrong with it is remembered, and told, as after any read.
-    pub async fn look_into(&self, doubt: Doubt) {
+    pub async fn look_into(&self, doubt: Doubt, cause: &io::Error) {
         let Doubt {
             key,
             chunk,
@@ -463,10 +464,11 @@ impl Core {
             offset,
             len,
         } = doubt;
+        tracing::warn!(chunk = %key.handle, disk = %key.disk, offset, len, "could not be sent: {cause}");
         let read = move || chunk.read(at, offset, len, true);
         if let Err(e) = self.env.blocking.run(read).await {
             let refusal = self.refused(key, e);
-            tracing::warn!(chunk = %key.handle, disk = %key.disk, "could not be sent: {refusal}");
+            tracing::warn!(chunk = %key.handle, disk = %key.disk, "could not be sent, and is found to be bad: {refusal}");
         }
     }
 

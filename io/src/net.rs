@@ -20,7 +20,6 @@ pub type BoxReader = Box<dyn AsyncRead + Send + Unpin>;
 pub type BoxWriter = Box<dyn Writer>;
 
 /// Bytes of a file, read when they are sent; what the file does not hold is zeros.
-#[derive(Clone)]
 pub struct FileRange {
     pub file: Arc<dyn DiskFile>,
     pub offset: u64,
