@@ -1,7 +1,7 @@
 //! What the master knows of chunkservers in memory: soft state, rebuilt from registrations and reports.
 use bytes::Bytes;
 use cairn_metadata::State;
-use cairn_metadata::placement::{DiskView, ServerView};
+use cairn_metadata::placement::{DiskView, ONE_CREATION, ServerView};
 use cairn_proto::chunkserver::{self as wire, DiskState, FromMaster, ReplicaState, from_master, order};
 use cairn_types::{ChunkHandle, DiskId, Registration, ServerId, Version};
 use std::collections::BTreeMap;
@@ -312,7 +312,48 @@ impl Servers {
     /// Recent creations fade, every second, by half in 22: as long as a writer of some MB/s takes for a chunk.
     pub fn fade(&mut self) {
         for disk in self.all.values_mut().flat_map(|s| s.disks.values_mut()) {
-            disk.creations -= disk.creations.div_ceil(32);
+            disk.creations = faded(disk.creations);
         }
+    }
+
+    /// A chunk that was created so long ago is written no more: what it still counts for is taken back.
+    pub fn written(&mut self, disk: DiskId, age: Duration) {
+        if let Some(disk) = self.disk_mut(disk) {
+            let left = (0..age.as_secs()).try_fold(ONE_CREATION, |left, _| Some(faded(left)).filter(|left| *left > 0));
+            disk.creations = disk.creations.saturating_sub(left.unwrap_or(0));
+        }
+    }
+}
+
+/// A second later.
+fn faded(creations: u32) -> u32 {
+    creations - creations.div_ceil(32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_weighs_on_its_disk_until_it_has_faded_or_is_written() {
+        let (server, disk) = (ServerId::from_bits(1), DiskId::from_bits(2));
+        let mut servers = Servers::default();
+        servers.own(server, disk);
+        let create = |servers: &mut Servers| servers.disk_mut(disk).unwrap().creations += ONE_CREATION;
+        let creations = |servers: &Servers| servers.disk(disk).unwrap().creations;
+        // written at once, after some seconds beside another that is being written, and long after it has faded
+        create(&mut servers);
+        servers.written(disk, Duration::ZERO);
+        assert_eq!(creations(&servers), 0);
+        create(&mut servers);
+        (0..10).for_each(|_| servers.fade());
+        create(&mut servers);
+        servers.written(disk, Duration::from_secs(10));
+        assert_eq!(creations(&servers), ONE_CREATION);
+        (0..1000).for_each(|_| servers.fade());
+        create(&mut servers);
+        servers.written(disk, Duration::from_secs(1000));
+        assert_eq!(creations(&servers), ONE_CREATION);
+        servers.written(DiskId::from_bits(3), Duration::ZERO);
     }
 }

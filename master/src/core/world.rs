@@ -109,6 +109,16 @@ impl World {
         }
     }
 
+    /// Chunks that are written no more do not weigh on where the next ones go.
+    pub fn written(&mut self, now: Duration) {
+        for (handle, created) in self.sessions.take_written() {
+            let chunk = self.state.chunk(handle);
+            for disk in chunk.iter().flat_map(|chunk| &chunk.members) {
+                self.servers.written(*disk, now.saturating_sub(created));
+            }
+        }
+    }
+
     /// Clients have had the time to declare what they have open since this master started.
     pub fn orphans_settled(&self, config: &MasterConfig, now: Duration) -> bool {
         now.saturating_sub(self.started) >= config.session_timeout()

@@ -176,6 +176,7 @@ pub fn closed(core: &Core, id: SessionId, closed: &wire::Closed) {
     for inode in closed.kept.iter().copied().map(Inode) {
         world.sessions.wrote(id, inode);
     }
+    world.written(core.now());
 }
 
 fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> Next {
@@ -190,15 +191,15 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
         Request::Goodbye(_) => {
             if let Some(session) = world.sessions.get_mut(id.session) {
                 session.ending = true;
-                session.forget_writable();
             }
+            world.sessions.wrote_all(id.session);
             let command = Command::EndSession { session: id.session };
             return taken(core.take(command));
         }
         _ => {}
     }
     if let Some(result) = world.state.remembered(id.session, id.sequence) {
-        return Next::answered(completed(world, id, request, result));
+        return Next::answered(completed(core, world, id, request, result));
     }
     if opens(request) && world.sessions.get(id.session).is_some_and(Session::is_full) {
         return Next::answered(Err(Refusal::TooManyOpen));
@@ -247,7 +248,7 @@ async fn finish(
     changed.extend(outcome.changed_inodes());
     match outcome.result {
         Err(FsError::CutNeeded | FsError::Retry) => wait(core, id, request).await,
-        result => completed(&mut core.world(), id, request, result),
+        result => completed(core, &mut core.world(), id, request, result),
     }
 }
 
@@ -263,7 +264,7 @@ async fn wait(core: &Arc<Core>, id: CallId, request: &Request) -> Result<Answer,
                 Err(Early::Answer(_)) => Err(Refusal::Unavailable("the file is changing".into())),
             });
             let result = result.await?;
-            completed(&mut core.world(), id, request, result)
+            completed(core, &mut core.world(), id, request, result)
         }
     }
 }
@@ -514,8 +515,21 @@ fn allocate_op(core: &Core, world: &mut World, id: CallId, allocate: &wire::Allo
     Ok(Op::Allocate { inode, grants })
 }
 
+/// The session is about to write these chunks; those that no commit has named yet are new.
+fn writes<'a>(core: &Core, world: &mut World, id: CallId, chunks: impl Iterator<Item = &'a meta::ChunkInfo>) {
+    for chunk in chunks {
+        match chunk.granted && !chunk.committed {
+            true => world
+                .sessions
+                .creates(id.session, chunk.inode, chunk.handle, core.now()),
+            false => world.sessions.writes(id.session, chunk.inode, [chunk.handle]),
+        }
+    }
+}
+
 /// What the outcome is to the client, and what it means for the session.
 fn completed(
+    core: &Core,
     world: &mut World,
     id: CallId,
     request: &Request,
@@ -536,9 +550,7 @@ fn completed(
                     world.sessions.opened(id.session, id.sequence, attr.inode);
                 }
             }
-            world
-                .sessions
-                .writes(id.session, attr.inode, chunk.iter().map(|c| c.handle));
+            writes(core, world, id, chunk.iter());
             // a call that is repeated gets the chunk as it is now
             let chunk = chunk.map(|c| world.state.chunk(c.handle).unwrap_or(c));
             let chunk = chunk.map(|c| world.location(&c));
@@ -549,9 +561,7 @@ fn completed(
             })
         }
         Reply::Chunks { attr, chunks } => {
-            world
-                .sessions
-                .writes(id.session, attr.inode, chunks.iter().map(|c| c.handle));
+            writes(core, world, id, chunks.iter());
             let chunks = chunks.into_iter().map(|c| world.state.chunk(c.handle).unwrap_or(c));
             if matches!(request, Request::Open(_)) {
                 world.sessions.seen(id.session, [attr.inode]);

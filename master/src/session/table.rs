@@ -44,8 +44,8 @@ pub struct Session {
     unanswered: BTreeMap<Sequence, Inode>,
     /// Opens that were done, of calls not acknowledged: one that is sent again does nothing.
     done: BTreeSet<Sequence>,
-    /// Chunks that it may be writing, by file: fenced when it ends (protocol R12).
-    writable: BTreeMap<Inode, BTreeSet<ChunkHandle>>,
+    /// Chunks that it may be writing, by file: fenced when it ends (protocol R12). With when it created them, if it did.
+    writable: BTreeMap<Inode, BTreeMap<ChunkHandle, Option<Duration>>>,
     interest: BTreeSet<Inode>,
     pending: VecDeque<Invalidation>,
     /// More has changed than `pending` holds.
@@ -151,11 +151,6 @@ impl Session {
         }
     }
 
-    /// It leaves in order: everything that it wrote is acknowledged.
-    pub fn forget_writable(&mut self) {
-        self.writable.clear();
-    }
-
     /// It has as many inodes open as it may.
     pub fn is_full(&self) -> bool {
         self.open.len() >= SESSION_OPEN_MAX
@@ -167,7 +162,9 @@ impl Session {
     }
 
     pub fn may_write(&self, inode: Inode, handle: ChunkHandle) -> bool {
-        self.writable.get(&inode).is_some_and(|chunks| chunks.contains(&handle))
+        self.writable
+            .get(&inode)
+            .is_some_and(|chunks| chunks.contains_key(&handle))
     }
 
     fn push_invalidation(&mut self, invalidation: Invalidation) {
@@ -214,6 +211,12 @@ pub struct Sessions {
     /// Sessions with something to push.
     unflushed: BTreeSet<SessionId>,
     connections: u64,
+    /// See [`Sessions::take_written`].
+    written: Vec<(ChunkHandle, Duration)>,
+}
+
+fn created(chunks: BTreeMap<ChunkHandle, Option<Duration>>) -> impl Iterator<Item = (ChunkHandle, Duration)> {
+    chunks.into_iter().filter_map(|(handle, at)| Some((handle, at?)))
 }
 
 impl Sessions {
@@ -296,7 +299,8 @@ impl Sessions {
         let now: BTreeSet<Inode> = open.iter().chain(unanswered).copied().collect();
         let before = std::mem::replace(&mut session.open, now.clone());
         // the word that its writes had ended may have been lost
-        session.writable.retain(|inode, _| now.contains(inode));
+        let ended = session.writable.extract_if(.., |inode, _| !now.contains(inode));
+        self.written.extend(ended.flat_map(|(_, chunks)| created(chunks)));
         for inode in now.difference(&before) {
             *self.open.entry(*inode).or_insert(0) += 1;
         }
@@ -331,15 +335,40 @@ impl Sessions {
         if chunks.peek().is_some()
             && let Some(session) = self.all.get_mut(&id)
         {
-            session.writable.entry(inode).or_default().extend(chunks);
+            let writable = session.writable.entry(inode).or_default();
+            for handle in chunks {
+                writable.entry(handle).or_default();
+            }
+        }
+    }
+
+    /// The session is about to write a chunk that it has created.
+    pub fn creates(&mut self, id: SessionId, inode: Inode, handle: ChunkHandle, now: Duration) {
+        if let Some(session) = self.all.get_mut(&id) {
+            let writable = session.writable.entry(inode).or_default();
+            writable.entry(handle).or_default().get_or_insert(now);
         }
     }
 
     /// The session keeps the file open, but has no write to it under way.
     pub fn wrote(&mut self, id: SessionId, inode: Inode) {
         if let Some(session) = self.all.get_mut(&id) {
-            session.writable.remove(&inode);
+            let ended = session.writable.remove(&inode).unwrap_or_default();
+            self.written.extend(created(ended));
         }
+    }
+
+    /// It leaves in order: everything that it wrote is acknowledged.
+    pub fn wrote_all(&mut self, id: SessionId) {
+        if let Some(session) = self.all.get_mut(&id) {
+            let ended = std::mem::take(&mut session.writable);
+            self.written.extend(ended.into_values().flat_map(created));
+        }
+    }
+
+    /// Chunks whose creators have written all that they will, since the last call, with when they were created.
+    pub fn take_written(&mut self) -> Vec<(ChunkHandle, Duration)> {
+        std::mem::take(&mut self.written)
     }
 
     /// Some session may be writing the chunk.
@@ -349,10 +378,10 @@ impl Sessions {
 
     /// The session has it open no more. True: nobody has.
     pub fn closed(&mut self, id: SessionId, inode: Inode) -> bool {
+        self.wrote(id, inode);
         let Some(session) = self.all.get_mut(&id) else {
             return false;
         };
-        session.writable.remove(&inode);
         if !session.open.remove(&inode) {
             return false;
         }
@@ -395,7 +424,9 @@ impl Sessions {
                 closed.push(inode);
             }
         }
-        (closed, session.writable.into_values().flatten().collect())
+        let writable = session.writable.values().flat_map(BTreeMap::keys).copied().collect();
+        self.written.extend(session.writable.into_values().flat_map(created));
+        (closed, writable)
     }
 
     /// Every stream ends.
@@ -610,6 +641,38 @@ mod tests {
         assert!(sessions.is_written(A, handle));
         sessions.declare(id(1), &[]);
         assert!(!sessions.is_open(A) && !sessions.is_written(A, handle));
+    }
+
+    #[test]
+    fn what_a_session_created_is_told_once_it_is_written() {
+        let (mut sessions, at) = (table(1), Duration::from_secs);
+        let create = |sessions: &mut Sessions, inode, handle| {
+            sessions.creates(id(1), inode, ChunkHandle(handle), at(handle));
+            // by a call that is repeated, or asks where it is
+            sessions.creates(id(1), inode, ChunkHandle(handle), at(100));
+            sessions.writes(id(1), inode, [ChunkHandle(handle)]);
+            assert!(sessions.take_written().is_empty());
+        };
+        create(&mut sessions, A, 1);
+        sessions.writes(id(1), A, [ChunkHandle(9)]);
+        sessions.wrote(id(1), A);
+        assert_eq!(sessions.take_written(), [(ChunkHandle(1), at(1))], "9 is another's");
+        create(&mut sessions, A, 2);
+        sessions.closed(id(1), A);
+        assert_eq!(sessions.take_written(), [(ChunkHandle(2), at(2))]);
+        create(&mut sessions, A, 3);
+        create(&mut sessions, B, 4);
+        sessions.declare(id(1), &[A]);
+        assert_eq!(sessions.take_written(), [(ChunkHandle(4), at(4))]);
+        create(&mut sessions, B, 5);
+        sessions.wrote_all(id(1));
+        assert_eq!(
+            sessions.take_written(),
+            [(ChunkHandle(3), at(3)), (ChunkHandle(5), at(5))]
+        );
+        create(&mut sessions, A, 6);
+        sessions.end(id(1));
+        assert_eq!(sessions.take_written(), [(ChunkHandle(6), at(6))]);
     }
 
     #[tokio::test(start_paused = true)]
