@@ -75,6 +75,39 @@ async fn the_configured_minimum_is_enough_for_a_new_chunk() {
     }
 }
 
+/// Two writers share no server of six, whoever has written before them.
+#[tokio::test]
+async fn what_is_written_no_more_does_not_weigh_on_where_new_chunks_go() {
+    let disk = disk();
+    let config = cairn_master::MasterConfig {
+        lease_ms: 60_000,
+        ..config()
+    };
+    let master = start(config, &disk).await;
+    let mut servers = Vec::new();
+    for n in 1..=6 {
+        servers.push(Server::register(&master, n, BTreeMap::new()).await);
+    }
+    let mut client = Client::connect(&master, 1).await;
+    for round in 0..6 {
+        let inode = |created: &ss::Created| created.attr.as_ref().unwrap().inode;
+        let before = inode(&client.create(&format!("before {round}")).await);
+        client.closed(vec![before], vec![]).await;
+        let one = client.create(&format!("one {round}")).await;
+        let two = client.create(&format!("two {round}")).await;
+        let mut used: Vec<_> = [&one, &two]
+            .iter()
+            .flat_map(|created| created.chunk.iter().flat_map(|chunk| &chunk.members))
+            .map(|member| member.server.clone())
+            .collect();
+        used.sort();
+        used.dedup();
+        assert_eq!(used.len(), 6, "round {round}");
+        client.closed(vec![inode(&one)], vec![inode(&two)]).await;
+    }
+    master.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn repairs_keep_to_the_configured_numbers_and_rate() {
     for (repairs_max, repairs_per_server_max, at_once) in [(16, 4, 3), (2, 4, 2), (16, 1, 1)] {
