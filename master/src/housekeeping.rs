@@ -66,7 +66,6 @@ fn round(core: &Core, before: Duration, now: Duration, each_second: bool) -> boo
     end_silent_sessions(core, world, now);
     release_orphans(core, world, now);
     if each_second {
-        world.written(now);
         world.servers.fade();
         expire_trash(core, world);
     }

@@ -303,6 +303,7 @@ impl Core {
             }
         }
         let now = self.now();
+        world.written(now);
         world
             .reconfigurations
             .abandoned

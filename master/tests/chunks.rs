@@ -88,11 +88,21 @@ async fn what_is_written_no_more_does_not_weigh_on_where_new_chunks_go() {
     for n in 1..=6 {
         servers.push(Server::register(&master, n, BTreeMap::new()).await);
     }
-    let mut client = Client::connect(&master, 1).await;
     for round in 0..6 {
         let inode = |created: &ss::Created| created.attr.as_ref().unwrap().inode;
-        let before = inode(&client.create(&format!("before {round}")).await);
-        client.closed(vec![before], vec![]).await;
+        let before = format!("before {round}");
+        let mut client = Client::connect(&master, 2 * round + 1).await;
+        let created = inode(&client.create(&before).await);
+        if round % 2 == 0 {
+            client.closed(vec![created], vec![]).await;
+        } else {
+            // its writer has gone, and it is removed at once
+            let next = Client::connect(&master, 2 * round + 2).await;
+            client.call(Request::Goodbye(ss::Goodbye {})).await;
+            client = next;
+            let name = bytes::Bytes::from(before);
+            client.call(Request::Unlink(ss::Unlink { parent: 1, name })).await;
+        }
         let one = client.create(&format!("one {round}")).await;
         let two = client.create(&format!("two {round}")).await;
         let mut used: Vec<_> = [&one, &two]
@@ -104,6 +114,7 @@ async fn what_is_written_no_more_does_not_weigh_on_where_new_chunks_go() {
         used.dedup();
         assert_eq!(used.len(), 6, "round {round}");
         client.closed(vec![inode(&one)], vec![inode(&two)]).await;
+        client.call(Request::Goodbye(ss::Goodbye {})).await;
     }
     master.shutdown().await.unwrap();
 }

@@ -317,10 +317,13 @@ impl Servers {
     }
 
     /// A chunk that was created so long ago is written no more: what it still counts for is taken back.
-    pub fn written(&mut self, disk: DiskId, age: Duration) {
-        if let Some(disk) = self.disk_mut(disk) {
-            let left = (0..age.as_secs()).try_fold(ONE_CREATION, |left, _| Some(faded(left)).filter(|left| *left > 0));
-            disk.creations = disk.creations.saturating_sub(left.unwrap_or(0));
+    pub fn written(&mut self, members: &[DiskId], age: Duration) {
+        let left = (0..age.as_secs()).try_fold(ONE_CREATION, |left, _| Some(faded(left)).filter(|left| *left > 0));
+        let Some(left) = left else { return };
+        for disk in members {
+            if let Some(disk) = self.disk_mut(*disk) {
+                disk.creations = disk.creations.saturating_sub(left);
+            }
         }
     }
 }
@@ -343,17 +346,17 @@ mod tests {
         let creations = |servers: &Servers| servers.disk(disk).unwrap().creations;
         // written at once, after some seconds beside another that is being written, and long after it has faded
         create(&mut servers);
-        servers.written(disk, Duration::ZERO);
+        servers.written(&[disk], Duration::ZERO);
         assert_eq!(creations(&servers), 0);
         create(&mut servers);
         (0..10).for_each(|_| servers.fade());
         create(&mut servers);
-        servers.written(disk, Duration::from_secs(10));
+        servers.written(&[disk], Duration::from_secs(10));
         assert_eq!(creations(&servers), ONE_CREATION);
         (0..1000).for_each(|_| servers.fade());
         create(&mut servers);
-        servers.written(disk, Duration::from_secs(1000));
+        servers.written(&[disk], Duration::from_secs(1000));
         assert_eq!(creations(&servers), ONE_CREATION);
-        servers.written(DiskId::from_bits(3), Duration::ZERO);
+        servers.written(&[DiskId::from_bits(3)], Duration::ZERO);
     }
 }

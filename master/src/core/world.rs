@@ -112,9 +112,8 @@ impl World {
     /// Chunks that are written no more do not weigh on where the next ones go.
     pub fn written(&mut self, now: Duration) {
         for (handle, created) in self.sessions.take_written() {
-            let chunk = self.state.chunk(handle);
-            for disk in chunk.iter().flat_map(|chunk| &chunk.members) {
-                self.servers.written(*disk, now.saturating_sub(created));
+            if let Some(chunk) = self.state.chunk(handle) {
+                self.servers.written(&chunk.members, now.saturating_sub(created));
             }
         }
     }

@@ -135,6 +135,7 @@ async fn begin(core: &Arc<Core>, hello: Hello, open: &[Inode], out: Out) -> Resu
         }
         world.sessions.ensure(id, &hello.description, &hello.host, now);
         world.sessions.declare(id, open);
+        world.written(now);
         for inode in open {
             world.closed_orphans.remove(inode);
         }
