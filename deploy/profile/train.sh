@@ -1,30 +1,54 @@
 #!/bin/bash
-# train.sh: makes cairn.profdata, beside this script, anew: builds Cairn with counters, has a cluster of it do the work of
-# bench/peers/bench.sh on a small scale, and merges what was counted. As root, with FUSE and fio; some five minutes. The
-# tool that merges must be of the LLVM of rustc: rustup's component llvm-tools, a package, or $LLVM_PROFDATA.
+# train.sh: makes the profiles beside this script anew: cairn.profdata for the compiler, then cairn.fdata.xz for BOLT. For
+# each it builds Cairn with counters, has a cluster of it do the work of bench/peers/bench.sh on a small scale, and merges
+# what was counted. As root, with FUSE, fio and xz; some ten minutes. llvm-profdata must be of the LLVM of rustc: rustup's
+# component llvm-tools, a package, or $LLVM_PROFDATA; llvm-bolt and merge-fdata are Debian's bolt-22 or later, or
+# $LLVM_BOLT and $MERGE_FDATA.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 host=$(rustc -vV | sed -n 's/^host: //p')
 major=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
-merge=
-for tool in "${LLVM_PROFDATA:-}" "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" "llvm-profdata-$major"; do
-  if command -v "$tool" >/dev/null; then merge=$tool; break; fi
-done
-[ -n "$merge" ] || { echo "train.sh: no llvm-profdata of LLVM $major: rustup component add llvm-tools, or set LLVM_PROFDATA" >&2; exit 1; }
+target=${CARGO_TARGET_DIR:-$root/target}
+
+# one_of HINT TOOL...: the first of them that is here
+one_of() {
+  local hint=$1 tool; shift
+  for tool in "$@"; do
+    if command -v "$tool"; then return; fi
+  done
+  echo "train.sh: none of $* is here: $hint" >&2
+  return 1
+}
+merge=$(one_of "rustup component add llvm-tools, or set LLVM_PROFDATA" \
+  ${LLVM_PROFDATA:+"$LLVM_PROFDATA"} "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" "llvm-profdata-$major")
+bolt=$(one_of "apt-get install bolt-22, or set LLVM_BOLT" ${LLVM_BOLT:+"$LLVM_BOLT"} llvm-bolt llvm-bolt-22)
+merge_fdata=$(one_of "apt-get install bolt-22, or set MERGE_FDATA" ${MERGE_FDATA:+"$MERGE_FDATA"} merge-fdata merge-fdata-22)
 
 counted=$(mktemp -d /var/tmp/cairn-profile.XXXXXX)
 trap 'rm -rf "$counted"' EXIT
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/profile
-CARGO_ENCODED_RUSTFLAGS=-Cprofile-generate=$counted \
-  cargo build --quiet --release --locked --manifest-path "$root/Cargo.toml" --target "$host" -p cairn
 
-export CAIRN=$CARGO_TARGET_DIR/$host/release/cairn
-trap '"$root/bench/peers/cairn.sh" down; rm -rf "$counted"' EXIT
-mnt=$("$root/bench/peers/cairn.sh" up | tail -1)
-# most of it small files, whose cost is code; that of large ones is the kernel's and the checksums'
-RUNS=1 MIB=256 FILES=2000 FILES8=500 FIO_S=4 "$root/bench/peers/bench.sh" "$mnt" stream par meta1 meta8 fio untar
-"$root/bench/peers/cairn.sh" down  # counters are written when processes end in order
-trap 'rm -rf "$counted"' EXIT
-"$merge" merge -sparse -o "$here/cairn.profdata" "$counted"
-ls -l "$here/cairn.profdata"
+# work BINARY: most of it small files, whose cost is code; that of large ones is the kernel's and the checksums'
+work() {
+  export CAIRN=$1
+  trap '"$root/bench/peers/cairn.sh" down; rm -rf "$counted"' EXIT
+  local mnt
+  mnt=$("$root/bench/peers/cairn.sh" up | tail -1)
+  RUNS=1 MIB=256 FILES=2000 FILES8=500 FIO_S=4 "$root/bench/peers/bench.sh" "$mnt" stream par meta1 meta8 fio untar
+  "$root/bench/peers/cairn.sh" down  # counters are written when processes end in order
+  trap 'rm -rf "$counted"' EXIT
+}
+
+mkdir "$counted/compiler" "$counted/bolt"
+CARGO_ENCODED_RUSTFLAGS=-Cprofile-generate=$counted/compiler \
+  cargo build --quiet --release --locked --manifest-path "$root/Cargo.toml" --target-dir "$target/profile" --target "$host" -p cairn
+work "$target/profile/$host/release/cairn"
+"$merge" merge -sparse -o "$here/cairn.profdata" "$counted/compiler"
+
+"$root/deploy/build.sh" >/dev/null
+"$bolt" "$target/$host/release/cairn" -instrument -instrumentation-file="$counted/bolt/counts" \
+  -instrumentation-file-append-pid -o "$counted/cairn" >"$counted/log" 2>&1 || { cat "$counted/log" >&2; exit 1; }
+work "$counted/cairn"
+# what ran less often than that does not matter, and is most of it
+"$merge_fdata" "$counted"/bolt/counts.* 2>/dev/null | awk 'NF < 8 || $NF >= 20' | xz -9 >"$here/cairn.fdata.xz"
+ls -l "$here"/cairn.*

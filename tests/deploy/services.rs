@@ -42,6 +42,30 @@ fn the_profile_of_the_build_that_ships_is_one_that_rustc_takes() {
     assert!(refused.contains("profile"), "{refused:?}");
 }
 
+/// A line is two places in functions, how often a branch between them was mispredicted, and how often it was taken.
+#[test]
+fn the_profile_for_bolt_is_whole_and_of_branches() {
+    let script = fs::read_to_string(root().join("deploy/build.sh")).unwrap();
+    assert!(script.contains("$here/profile/cairn.fdata.xz"));
+    let profile = root().join("deploy/profile/cairn.fdata.xz");
+    let unpacked = run_program("xz", &["-dc", profile.to_str().unwrap()]);
+    assert!(unpacked.ok(), "{}", unpacked.stderr);
+    let of_branch = |line: &&str| {
+        let fields: Vec<_> = line.split(' ').collect();
+        let [_, _, from, _, _, to, _, taken] = fields[..] else {
+            return false;
+        };
+        let place = |offset| u64::from_str_radix(offset, 16).is_ok();
+        place(from) && place(to) && taken.parse::<u64>().is_ok()
+    };
+    let text = unpacked.text();
+    let lines: Vec<_> = text.lines().collect();
+    let branches = lines.iter().filter(|line| of_branch(line)).count();
+    assert_eq!(branches, lines.len());
+    // of Cairn's own code too
+    assert!(branches > 10_000 && lines.iter().any(|line| line.contains("cairn_chunkserver")));
+}
+
 #[test]
 fn the_units_of_systemd_are_sound() {
     if !Path::new("/usr/bin/systemd-analyze").exists() {
