@@ -26,7 +26,7 @@ case $host in
     done ;;
 esac
 if [ -z "$bolt" ]; then
-  echo "build.sh: no llvm-bolt (Debian: bolt-22): laid out by the compiler alone, which takes up to a fifth more CPU" >&2
+  echo "build.sh: no llvm-bolt (Debian: bolt-22): laid out by the compiler alone: small calls take a tenth more CPU" >&2
   strip --strip-debug -o "$ships/cairn.new" "$compiled"
 else
   work=$(mktemp -d)
