@@ -50,5 +50,7 @@ work "$target/profile/$host/release/cairn"
   -instrumentation-file-append-pid -o "$counted/cairn" >"$counted/log" 2>&1 || { cat "$counted/log" >&2; exit 1; }
 work "$counted/cairn"
 # what ran less often than that does not matter, and is most of it
-"$merge_fdata" "$counted"/bolt/counts.* 2>/dev/null | awk 'NF < 8 || $NF >= 20' | xz -9 >"$here/cairn.fdata.xz"
+"$merge_fdata" "$counted"/bolt/counts.* >"$counted/fdata" 2>"$counted/log" || { cat "$counted/log" >&2; exit 1; }
+awk '$NF >= 20' "$counted/fdata" | xz -9 >"$counted/fdata.xz"
+mv "$counted/fdata.xz" "$here/cairn.fdata.xz"
 ls -l "$here"/cairn.*
