@@ -9,6 +9,16 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
 host=$(rustc -vV | sed -n 's/^host: //p')
 target=${CARGO_TARGET_DIR:-$root/target}
+bolt=
+case $host in
+  x86_64-*) for tool in ${LLVM_BOLT:-llvm-bolt llvm-bolt-22}; do
+      if command -v "$tool" >/dev/null; then bolt=$tool; break; fi
+    done ;;
+esac
+if [ -z "$bolt" ] && [ -n "${LLVM_BOLT:-}" ]; then
+  echo "build.sh: \$LLVM_BOLT is $LLVM_BOLT: no such program, or not for $host" >&2
+  exit 1
+fi
 # BOLT moves functions by the relocations that the linker leaves
 # shellcheck disable=SC2206
 flags=(${RUSTFLAGS:-} "-Cprofile-use=$here/profile/cairn.profdata" "-Cllvm-args=-no-pgo-warn-mismatch" "-Clink-arg=-Wl,--emit-relocs")
@@ -19,12 +29,6 @@ CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf %s "${flags[*]}") \
 compiled=$target/$host/release/cairn
 ships=$target/$host/release/ships
 mkdir -p "$ships"
-bolt=
-case $host in
-  x86_64-*) for tool in ${LLVM_BOLT:-llvm-bolt llvm-bolt-22}; do
-      if command -v "$tool" >/dev/null; then bolt=$tool; break; fi
-    done ;;
-esac
 if [ -z "$bolt" ]; then
   echo "build.sh: no llvm-bolt (Debian: bolt-22): laid out by the compiler alone: small calls take a tenth more CPU" >&2
   strip --strip-debug -o "$ships/cairn.new" "$compiled"

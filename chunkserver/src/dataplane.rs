@@ -22,6 +22,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -61,10 +62,16 @@ pub async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
 type Finished = (Result<Answer, Refusal>, Option<OwnedSemaphorePermit>);
 
 enum Waiting {
-    Ready(Box<Body>),
+    Ready(Box<Finished>),
     Done(oneshot::Receiver<Outcome>),
     Appending(Appending),
     Task(JoinHandle<Option<Finished>>),
+}
+
+impl Waiting {
+    fn refused(why: Refusal) -> Self {
+        Waiting::Ready(Box::new((Err(why), None)))
+    }
 }
 
 async fn connection(core: Arc<Core>, stream: BoxStream, peer: SocketAddr) {
@@ -172,14 +179,14 @@ async fn take_requests<R: AsyncRead + Unpin>(
                 let payload = in_time(FRAME_WAIT_MAX, read_payload(reader, payload_len)).await?;
                 match core.write(header, payload, room).await {
                     Ok(answer) => Waiting::Done(answer),
-                    Err(e) => Waiting::Ready(Box::new(Body::Failed(e.to_failed()))),
+                    Err(e) => Waiting::refused(e),
                 }
             }
             Body::Append(header) => {
                 let (record, room) = read_record(core, reader, &header, payload_len).await?;
                 match core.append(header, record, room).await {
                     Ok(appending) => Waiting::Appending(appending),
-                    Err(e) => Waiting::Ready(Box::new(Body::Failed(e.to_failed()))),
+                    Err(e) => Waiting::refused(e),
                 }
             }
             _ if payload_len > 0 => {
@@ -188,47 +195,52 @@ async fn take_requests<R: AsyncRead + Unpin>(
                 )));
             }
             Body::AskRoom(request) => {
-                let core = core.clone();
-                task(&core.clone(), None, async move {
-                    let room = core.ask_room(request).await?;
+                let ours = core.clone();
+                let work = async move {
+                    let room = ours.ask_room(request).await?;
                     Ok((Body::Room(room), Payload::NONE))
-                })
+                };
+                begin(core, None, work).await
             }
             Body::Sync(request) => {
-                let core = core.clone();
-                task(&core.clone(), None, async move {
-                    let serial = core.sync(request).await?;
+                let ours = core.clone();
+                let work = async move {
+                    let serial = ours.sync(request).await?;
                     Ok((acknowledged(serial), Payload::NONE))
-                })
+                };
+                begin(core, None, work).await
             }
             Body::Read(request) => {
                 let room = core.read_room.clone().acquire_many_owned(request.length).await.ok();
-                let core = core.clone();
-                task(&core.clone(), room, async move { core.read(request).await })
+                let ours = core.clone();
+                begin(core, room, async move { ours.read(request).await }).await
             }
             Body::FetchTable(request) => {
-                let core = core.clone();
-                task(&core.clone(), None, async move { core.fetch_table(request).await })
+                let ours = core.clone();
+                begin(core, None, async move { ours.fetch_table(request).await }).await
             }
             Body::FetchBlocks(request) => {
                 let room = core.read_room.clone().acquire_many_owned(request.length).await.ok();
-                let core = core.clone();
-                task(&core.clone(), room, async move { core.fetch_blocks(request).await })
+                let ours = core.clone();
+                begin(core, room, async move { ours.fetch_blocks(request).await }).await
             }
-            _ => Waiting::Ready(Box::new(Body::Failed(
-                Refusal::Invalid("this frame is no request".into()).to_failed(),
-            ))),
+            _ => Waiting::refused(Refusal::Invalid("this frame is no request".into())),
         };
         place.send(waiting);
     }
 }
 
-fn task(
+/// What need not wait, such as a read that the page cache answers, is done here; the rest is a task.
+async fn begin(
     core: &Core,
     room: Option<OwnedSemaphorePermit>,
     work: impl Future<Output = Result<Answer, Refusal>> + Send + 'static,
 ) -> Waiting {
-    Waiting::Task(core.spawn(async move { (work.await, room) }))
+    let mut work = Box::pin(work);
+    match futures::poll!(&mut work) {
+        Poll::Ready(answer) => Waiting::Ready(Box::new((answer, room))),
+        Poll::Pending => Waiting::Task(core.spawn(async move { (work.await, room) })),
+    }
 }
 
 async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Body, usize), FrameError> {
@@ -317,7 +329,7 @@ async fn send_answers(core: Arc<Core>, mut writer: BoxWriter, mut queue: mpsc::R
             }
         };
         let (answer, room) = match waiting {
-            Waiting::Ready(body) => (Ok((*body, Payload::NONE)), None),
+            Waiting::Ready(done) => *done,
             Waiting::Done(mut done) => {
                 let outcome = match done.try_recv() {
                     Ok(outcome) => outcome,

@@ -551,6 +551,8 @@ impl Core {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<Option<T>> {
+        // each of the futures around it would have room for it twice, and be moved
+        let work = Box::pin(work);
         self.tasks.spawn(self.killed.clone().run_until_cancelled_owned(work))
     }
 

@@ -34,7 +34,6 @@ use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -186,8 +185,9 @@ impl<F: FileSystem> Adapter<F> {
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
         let (ino, timeout) = (ino.0, self.0.limits.timeout);
+        // an async block has room for what it is given and for what it awaits: boxed, it is not moved from one to the next
+        let mut work = Box::pin(work);
         self.0.bridge.run(|under_way| async move {
-            let mut work = pin!(work);
             let done = tokio::time::timeout(timeout, &mut work).await;
             drop(under_way);
             match done {
@@ -227,6 +227,7 @@ impl<F: FileSystem> Adapter<F> {
     where
         W: Future<Output = T>,
     {
+        let work = Box::pin(work);
         let directory = inode(directory);
         *lock(&self.0.changing).entry(directory).or_insert(0) += 1;
         let changing = Changing(self.0.clone(), directory);
@@ -299,6 +300,7 @@ impl<F: FileSystem> Adapter<F> {
         reply: ReplyXattr,
         work: impl Future<Output = Result<Bytes>> + Send + 'static,
     ) {
+        let work = Box::pin(work);
         let checked = async move {
             let value = work.await?;
             let len = u32::try_from(value.len()).map_err(|_| Error::ListTooLong)?;

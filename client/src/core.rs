@@ -133,7 +133,8 @@ impl Core {
 
     /// Runs by itself until it ends or the client stops.
     pub fn detach<F: Future<Output = ()> + Send + 'static>(self: &Arc<Self>, job: impl FnOnce(Arc<Core>) -> F) {
-        let (stop, job) = (self.stop.clone(), job(self.clone()));
+        // each of the futures around it would have room for it twice, and be moved
+        let (stop, job) = (self.stop.clone(), Box::pin(job(self.clone())));
         let job = self.tasks.track_future(async move {
             stop.run_until_cancelled(job).await;
         });

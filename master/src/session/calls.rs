@@ -135,8 +135,8 @@ fn spawn(
         let mut changed = Vec::new();
         let finish = async {
             match outcome {
-                Some(outcome) => finish(&core, id, &request, outcome, &mut changed).await,
-                None => wait(&core, id, &request).await,
+                Some(outcome) => Box::pin(finish(&core, id, &request, outcome, &mut changed)).await,
+                None => Box::pin(wait(&core, id, &request)).await,
             }
         };
         let timeout = core.config.call_timeout();
