@@ -2,8 +2,9 @@
 # build.sh: builds the binary as it ships, and prints its path: a release build without debug info whose code is laid out
 # by the profiles in profile/, by the compiler's and then by that of BOLT (llvm-bolt, Debian's bolt-22 or later, or
 # $LLVM_BOLT). Without BOLT it is laid out by the compiler alone, and says so. The profiles are of x86-64, of one version
-# of Rust and of Cargo.lock; code that they do not know, such as what has changed since, stays as it is compiled, so they
-# are never wrong, only less use. What BOLT has written must not be stripped: strip(1) breaks it.
+# of Rust and of Cargo.lock; code that they do not know, such as what has changed since, works as ever, but may be slower than
+# without them: make them anew (profile/train.sh) when a hot path has changed. What BOLT has written must not be stripped:
+# strip(1) breaks it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
