@@ -10,7 +10,7 @@ mod invalidate;
 mod listing;
 
 use crate::error::{Error, Result};
-use crate::filesystem::{DirectoryItem, DirectoryListing, FileSystem};
+use crate::filesystem::{DirectoryItem, DirectoryListing, FileSystem, Opened};
 use bytes::Bytes;
 use cairn_client::{Attr, FileKind, OpenMode, SetAttr, XattrFlags};
 use cairn_io::inline::Bridge;
@@ -34,7 +34,7 @@ use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
@@ -77,6 +77,8 @@ pub(crate) struct Shared<F: FileSystem> {
     /// Directories that requests are changing, how many each: the kernel holds their locks meanwhile.
     changing: Mutex<BTreeMap<Inode, usize>>,
     listings: Listings,
+    /// What is open for direct I/O can be mapped shared all the same: the kernel keeps that right.
+    direct_io: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,7 +95,14 @@ impl<F: FileSystem> Shared<F> {
             next_handle: AtomicU64::new(1),
             changing: Mutex::default(),
             listings: Listings::default(),
+            direct_io: AtomicBool::new(false),
         }
+    }
+
+    /// Keeps what was opened with `flags`, and says how the kernel is to treat it.
+    fn opened(&self, opened: Opened<F::Handle>, flags: OpenFlags) -> (FileHandle, FopenFlags) {
+        let fopen = fopen_flags(&opened, flags, self.direct_io.load(Ordering::Relaxed));
+        (self.keep(opened.handle), fopen)
     }
 
     fn keep(&self, handle: F::Handle) -> FileHandle {
@@ -342,6 +351,8 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
                 tracing::debug!(?wanted, "the kernel does not have this capability");
             }
         }
+        let mapped = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+        self.0.direct_io.store(mapped.is_ok(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -547,9 +558,9 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         });
         let (shared, asked) = (self.0.clone(), Instant::now());
         self.run("create", parent, reply, work, move |reply, (attr, opened)| {
-            let flags = fopen_flags(&opened, OpenFlags(flags));
+            let (handle, flags) = shared.opened(opened, OpenFlags(flags));
             let ttl = shared.limits.left_of_both(asked.elapsed());
-            reply.created(&ttl, &file_attr(&attr), GENERATION, shared.keep(opened.handle), flags);
+            reply.created(&ttl, &file_attr(&attr), GENERATION, handle, flags);
         });
     }
 
@@ -567,16 +578,16 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             false => Vec::new(),
         };
         if let Some(opened) = fs.open_known(inode(ino), mode) {
-            let fopen = fopen_flags(&opened, flags);
-            reply.opened(self.0.keep(opened.handle), fopen);
+            let (handle, flags) = self.0.opened(opened, flags);
+            reply.opened(handle, flags);
             return self.prepare(next);
         }
         self.prepare(next);
         let work = async move { fs.open(caller, inode(ino), mode).await };
         let shared = self.0.clone();
         self.run("open", ino, reply, work, move |reply, opened| {
-            let fopen = fopen_flags(&opened, flags);
-            reply.opened(shared.keep(opened.handle), fopen);
+            let (handle, flags) = shared.opened(opened, flags);
+            reply.opened(handle, flags);
         });
     }
 

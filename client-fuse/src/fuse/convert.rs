@@ -53,8 +53,14 @@ pub(super) fn has(flags: OpenFlags, wanted: OFlags) -> bool {
     OFlags::from_bits_retain(flags.0 as u32).contains(wanted)
 }
 
-pub(super) fn fopen_flags<H>(opened: &Opened<H>, flags: OpenFlags) -> FopenFlags {
+/// `direct_io`: the kernel may be told of direct I/O.
+pub(super) fn fopen_flags<H>(opened: &Opened<H>, flags: OpenFlags, direct_io: bool) -> FopenFlags {
     let mut fopen = FopenFlags::empty();
+    if direct_io && has(flags, OFlags::DIRECT) {
+        // several writes within the file's size at a time, as local file systems have it (else one after the other),
+        // as long as nobody has it open for the page cache
+        fopen |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+    }
     fopen.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
     // nothing to flush, and close(2) need not wait
     fopen.set(FopenFlags::FOPEN_NOFLUSH, flags.acc_mode() == OpenAccMode::O_RDONLY);
