@@ -5,19 +5,19 @@
 //! its last, and bytes of frames, which are only read once there is room for them.
 use crate::append::Appending;
 use crate::limits::{
-    ANSWER_BATCH_BYTES, ANSWER_WAIT_MAX, CONNECTION_IDLE_MAX, CONNECTION_REQUESTS_MAX, CONNECTIONS_MAX, FRAME_WAIT_MAX,
-    HELLO_WAIT_MAX,
+    ANSWER_WAIT_MAX, CONNECTION_IDLE_MAX, CONNECTION_REQUESTS_MAX, CONNECTIONS_MAX, FRAME_WAIT_MAX, HELLO_WAIT_MAX,
 };
 use crate::refusal::Refusal;
 use crate::replica::Outcome;
 use crate::shared::{Answer, Core, Payload, acknowledged};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use cairn_io::{BoxStream, BoxWriter, Listener};
 use cairn_proto::PROTOCOL;
 use cairn_proto::data::{Append, Hello, Welcome, frame_header::Body};
-use cairn_proto::frame::{FRAME_READ_BYTES, FrameError, PREFIX_BYTES, Prefix, decode_header, encode_head, read_frame};
+use cairn_proto::frame::{FRAME_READ_BYTES, FrameError, Gathered, PREFIX_BYTES, Prefix, decode_header, read_frame};
 use cairn_proto::record::HEADER_BYTES;
 use cairn_types::limits::RECORD_BYTES_MAX;
+use futures::FutureExt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -41,12 +41,7 @@ pub async fn run(core: Arc<Core>, listener: Box<dyn Listener>) {
         match accepted {
             Ok((stream, peer)) => match slots.clone().try_acquire_owned() {
                 Ok(slot) => {
-                    let core = core.clone();
-                    let connection = Box::pin(connection(core.clone(), stream, peer));
-                    core.spawn(async move {
-                        connection.await;
-                        drop(slot);
-                    });
+                    core.spawn(connection(core.clone(), stream, peer).map(move |()| drop(slot)));
                 }
                 Err(_) => tracing::warn!(%peer, "connection refused: {CONNECTIONS_MAX} are open"),
             },
@@ -71,6 +66,32 @@ enum Waiting {
 impl Waiting {
     fn refused(why: Refusal) -> Self {
         Waiting::Ready(Box::new((Err(why), None)))
+    }
+
+    /// The answer need not be waited for.
+    fn is_over(&self) -> bool {
+        match self {
+            Waiting::Ready(_) => true,
+            Waiting::Done(done) => !done.is_empty(),
+            Waiting::Appending(_) => false,
+            Waiting::Task(task) => task.is_finished(),
+        }
+    }
+
+    async fn finished(self) -> Option<Finished> {
+        match self {
+            Waiting::Ready(done) => Some(*done),
+            Waiting::Done(done) => {
+                // a sender that is dropped belonged to a chain that is no more
+                let outcome = done.await.unwrap_or(Err(Refusal::Fenced));
+                Some((outcome.map(|serial| (acknowledged(serial), Payload::NONE)), None))
+            }
+            Waiting::Appending(appending) => {
+                let appended = appending.outcome().await;
+                Some((appended.map(|appended| (Body::Appended(appended), Payload::NONE)), None))
+            }
+            Waiting::Task(task) => task.await.ok().flatten(),
+        }
     }
 }
 
@@ -195,34 +216,27 @@ async fn take_requests<R: AsyncRead + Unpin>(
                 )));
             }
             Body::AskRoom(request) => {
-                let ours = core.clone();
-                let work = async move {
-                    let room = ours.ask_room(request).await?;
+                let work = |core: Arc<Core>| async move {
+                    let room = core.ask_room(request).await?;
                     Ok((Body::Room(room), Payload::NONE))
                 };
                 begin(core, None, work).await
             }
             Body::Sync(request) => {
-                let ours = core.clone();
-                let work = async move {
-                    let serial = ours.sync(request).await?;
+                let work = |core: Arc<Core>| async move {
+                    let serial = core.sync(request).await?;
                     Ok((acknowledged(serial), Payload::NONE))
                 };
                 begin(core, None, work).await
             }
             Body::Read(request) => {
                 let room = core.read_room.clone().acquire_many_owned(request.length).await.ok();
-                let ours = core.clone();
-                begin(core, room, async move { ours.read(request).await }).await
+                begin(core, room, |core| async move { core.read(request).await }).await
             }
-            Body::FetchTable(request) => {
-                let ours = core.clone();
-                begin(core, None, async move { ours.fetch_table(request).await }).await
-            }
+            Body::FetchTable(request) => begin(core, None, |core| async move { core.fetch_table(request).await }).await,
             Body::FetchBlocks(request) => {
                 let room = core.read_room.clone().acquire_many_owned(request.length).await.ok();
-                let ours = core.clone();
-                begin(core, room, async move { ours.fetch_blocks(request).await }).await
+                begin(core, room, |core| async move { core.fetch_blocks(request).await }).await
             }
             _ => Waiting::refused(Refusal::Invalid("this frame is no request".into())),
         };
@@ -231,15 +245,14 @@ async fn take_requests<R: AsyncRead + Unpin>(
 }
 
 /// What need not wait, such as a read that the page cache answers, is done here; the rest is a task.
-async fn begin(
-    core: &Core,
-    room: Option<OwnedSemaphorePermit>,
-    work: impl Future<Output = Result<Answer, Refusal>> + Send + 'static,
-) -> Waiting {
-    let mut work = Box::pin(work);
+async fn begin<W>(core: &Arc<Core>, room: Option<OwnedSemaphorePermit>, work: impl FnOnce(Arc<Core>) -> W) -> Waiting
+where
+    W: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+{
+    let mut work = Box::pin(work(core.clone()).map(|answer| (answer, room)));
     match futures::poll!(&mut work) {
-        Poll::Ready(answer) => Waiting::Ready(Box::new((answer, room))),
-        Poll::Pending => Waiting::Task(core.spawn(async move { (work.await, room) })),
+        Poll::Ready(finished) => Waiting::Ready(Box::new(finished)),
+        Poll::Pending => Waiting::Task(core.spawn_boxed(work)),
     }
 }
 
@@ -314,12 +327,12 @@ async fn read_record<R: AsyncRead + Unpin>(
 
 /// Sends the answers in order, several in one write while they are small and more are ready.
 async fn send_answers(core: Arc<Core>, mut writer: BoxWriter, mut queue: mpsc::Receiver<Waiting>) {
-    let mut out = BytesMut::new();
+    let mut gathered = Gathered::default();
     loop {
         let waiting = match queue.try_recv() {
             Ok(waiting) => waiting,
             Err(_) => {
-                if !flush(&mut writer, &mut out).await {
+                if in_answer_time(gathered.write(&mut writer)).await.is_err() {
                     return;
                 }
                 match queue.recv().await {
@@ -328,56 +341,22 @@ async fn send_answers(core: Arc<Core>, mut writer: BoxWriter, mut queue: mpsc::R
                 }
             }
         };
-        let (answer, room) = match waiting {
-            Waiting::Ready(done) => *done,
-            Waiting::Done(mut done) => {
-                let outcome = match done.try_recv() {
-                    Ok(outcome) => outcome,
-                    Err(oneshot::error::TryRecvError::Closed) => Err(Refusal::Fenced),
-                    Err(oneshot::error::TryRecvError::Empty) => {
-                        if !flush(&mut writer, &mut out).await {
-                            return;
-                        }
-                        // a sender that is dropped belonged to a chain that is no more
-                        done.await.unwrap_or(Err(Refusal::Fenced))
-                    }
-                };
-                (outcome.map(|serial| (acknowledged(serial), Payload::NONE)), None)
-            }
-            Waiting::Appending(appending) => {
-                if !flush(&mut writer, &mut out).await {
-                    return;
-                }
-                let appended = appending.outcome().await;
-                (appended.map(|appended| (Body::Appended(appended), Payload::NONE)), None)
-            }
-            Waiting::Task(task) => {
-                if !task.is_finished() && !flush(&mut writer, &mut out).await {
-                    return;
-                }
-                match task.await {
-                    Ok(Some(done)) => done,
-                    // the server ends, or it panicked: no answer can be given
-                    _ => return,
-                }
-            }
+        if !waiting.is_over() && in_answer_time(gathered.write(&mut writer)).await.is_err() {
+            return;
+        }
+        // none: the server ends, or it panicked
+        let Some((answer, room)) = waiting.finished().await else {
+            return;
         };
         let (body, payload) = answer.unwrap_or_else(|e| (Body::Failed(e.to_failed()), Payload::NONE));
-        encode_head(body, payload.len(), &mut out);
         match payload {
-            Payload::Bytes(bytes) if bytes.is_empty() => {
-                if out.len() >= ANSWER_BATCH_BYTES && !flush(&mut writer, &mut out).await {
-                    return;
-                }
-            }
             Payload::Bytes(bytes) => {
-                let mut frame = out.split().freeze().chain(bytes);
-                if in_answer_time(writer.write_all_buf(&mut frame)).await.is_err() {
+                if in_answer_time(gathered.add(&mut writer, body, &bytes)).await.is_err() {
                     return;
                 }
             }
             Payload::Stored(range, doubt) => {
-                let head = out.split().freeze();
+                let head = gathered.before(body, range.len);
                 let (blocking, habit) = (core.env.blocking, &core.habits.send);
                 match in_answer_time(writer.send_file(blocking, habit, head, range)).await {
                     Ok(back) => writer = back,
@@ -388,10 +367,6 @@ async fn send_answers(core: Arc<Core>, mut writer: BoxWriter, mut queue: mpsc::R
         }
         drop(room);
     }
-}
-
-async fn flush(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> bool {
-    out.is_empty() || in_answer_time(writer.write_all_buf(out)).await.is_ok()
 }
 
 async fn in_answer_time<T>(write: impl Future<Output = io::Result<T>>) -> io::Result<T> {

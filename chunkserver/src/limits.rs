@@ -15,8 +15,6 @@ pub const FRAME_WAIT_MAX: Duration = Duration::from_secs(15);
 pub const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(300);
 /// A peer that takes no byte of its answers for this long is gone.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Bytes of answers gathered before they are handed to the socket.
-pub const ANSWER_BATCH_BYTES: usize = 64 << 10;
 /// Places in a chain, each with a budget for frames of its own: a place waits only for later ones, so that no circle
 /// of servers can wait for each other's memory.
 pub const CHAIN_PLACES: usize = GOAL_MAX as usize;

@@ -8,7 +8,9 @@ use crate::replica::{Place, Replica};
 use crate::shared::Core;
 use cairn_proto::common::{ErrorCode, Member};
 use cairn_proto::data::frame_header::Body;
-use cairn_proto::frame::{read_frame, write_frame};
+use cairn_proto::frame::{Gathered, read_frame};
+use futures::FutureExt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,15 +138,29 @@ async fn attempt(core: &Core, replica: &Replica, term: u64, next: &Member, fresh
     };
     let Connection { reader, writer, .. } = &mut connection;
     let send = async {
-        let mut sent = 0;
-        while let Some((mut header, payload)) = replica.next_to_send(term, sent).await {
-            sent = header.serial;
-            header.disk = next.disk.clone();
-            if let Err(e) = write_frame(writer, Body::Write(header), &payload).await {
-                return Some(End::Lost(e.to_string()));
+        let (mut sent, mut gathered) = (0, Gathered::default());
+        let sending = async {
+            loop {
+                let ready = match replica.next_to_send(term, sent).now_or_never() {
+                    Some(ready) => ready,
+                    None => {
+                        gathered.write(writer).await?;
+                        replica.next_to_send(term, sent).await
+                    }
+                };
+                // none: the chain was closed
+                let Some((mut header, payload)) = ready else {
+                    return Ok(());
+                };
+                sent = header.serial;
+                header.disk = next.disk.clone();
+                gathered.add(writer, Body::Write(header), &payload).await?;
             }
+        };
+        match sending.await {
+            Ok(()) => std::future::pending().await,
+            Err(e) => Some(End::Lost(io::Error::to_string(&e))),
         }
-        std::future::pending().await
     };
     let receive = async {
         loop {

@@ -23,6 +23,7 @@ use cairn_types::{
 };
 use rustc_hash::FxHashMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Semaphore, oneshot};
@@ -76,13 +77,6 @@ pub enum Payload {
 
 impl Payload {
     pub const NONE: Payload = Payload::Bytes(Bytes::new());
-
-    pub fn len(&self) -> usize {
-        match self {
-            Payload::Bytes(bytes) => bytes.len(),
-            Payload::Stored(range, _) => range.len,
-        }
-    }
 }
 
 /// What was to be read from a chunk's file.
@@ -552,7 +546,14 @@ impl Core {
         work: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<Option<T>> {
         // each of the futures around it would have room for it twice, and be moved
-        let work = Box::pin(work);
+        self.spawn_boxed(Box::pin(work))
+    }
+
+    /// [`Core::spawn`] of work that is in a box already.
+    pub fn spawn_boxed<T: Send + 'static>(
+        &self,
+        work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
+    ) -> tokio::task::JoinHandle<Option<T>> {
         self.tasks.spawn(self.killed.clone().run_until_cancelled_owned(work))
     }
 

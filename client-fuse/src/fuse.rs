@@ -25,6 +25,7 @@ use fuser::{
     ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use futures::FutureExt;
 pub(crate) use invalidate::invalidate;
 use listing::{Listings, at_once};
 use rustix::fs::OFlags;
@@ -236,15 +237,10 @@ impl<F: FileSystem> Adapter<F> {
     where
         W: Future<Output = T>,
     {
-        let work = Box::pin(work);
         let directory = inode(directory);
         *lock(&self.0.changing).entry(directory).or_insert(0) += 1;
         let changing = Changing(self.0.clone(), directory);
-        async move {
-            let done = work.await;
-            drop(changing);
-            done
-        }
+        work.inspect(move |_| drop(changing))
     }
 
     /// Work on an open file.
@@ -309,16 +305,15 @@ impl<F: FileSystem> Adapter<F> {
         reply: ReplyXattr,
         work: impl Future<Output = Result<Bytes>> + Send + 'static,
     ) {
-        let work = Box::pin(work);
-        let checked = async move {
-            let value = work.await?;
+        let checked = work.map(move |value| {
+            let value = value?;
             let len = u32::try_from(value.len()).map_err(|_| Error::ListTooLong)?;
             if size != 0 && len > size {
                 Err(Error::Range)
             } else {
                 Ok((value, len))
             }
-        };
+        });
         self.run(op, ino, reply, checked, move |reply, (value, len)| match size {
             0 => reply.size(len),
             _ => reply.data(&value),

@@ -22,6 +22,11 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const CONNECTIONS_IDLE_MAX: usize = 16;
 /// Frames on one connection without an answer.
 pub const PIPELINE_MAX: usize = 64;
+/// Reads up to this go by connections that they share, so that several leave, and come back, in one write; so many at a
+/// time by one, and only while it has begun or answered one within this time: behind one that waits for a disk no other waits.
+pub const SHARED_READ_BYTES_MAX: u32 = 16 << 10;
+pub const SHARED_READS_MAX: usize = 16;
+pub const SHARED_READ_WAIT_MAX: Duration = Duration::from_millis(2);
 /// Pieces that one read fetches at a time.
 pub const READ_PIECES_MAX: usize = 8;
 /// The same over a slow network: one from each replica and one more, which its queues have room for.

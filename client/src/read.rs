@@ -4,7 +4,7 @@ use crate::ahead::ReadAhead;
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::data::{Progress, Trouble};
-use crate::limits::{READ_PIECES_MAX, READ_PIECES_SLOW_MAX};
+use crate::limits::{READ_PIECES_MAX, READ_PIECES_SLOW_MAX, SHARED_READ_BYTES_MAX};
 use crate::node::Node;
 use crate::{Attr, Error, Location, Member, ReplicaRead, Result, Server};
 use bytes::{Bytes, BytesMut};
@@ -362,7 +362,10 @@ impl Core {
             })
         };
         let _asking = self.pool.ask(&member.address, len.into());
-        let connection = self.pool.get(&member.address).await?;
+        let connection = match len <= SHARED_READ_BYTES_MAX {
+            true => self.pool.share(&member.address).await?,
+            false => Arc::new(self.pool.get(&member.address).await?),
+        };
         progress.follow(&connection);
         let mut answer = connection.ask(read(), within).await;
         if !connection.fresh && matches!(answer, Err(Trouble::NoAnswer(_))) && !connection.alive() {

@@ -297,6 +297,56 @@ async fn random_reads_fetch_nothing_ahead() {
     assert_eq!(reads(&cluster), 20);
 }
 
+/// So that they leave, and are answered, in one write. When they are slow they do not, so a busy machine has several tries.
+#[tokio::test]
+async fn short_reads_at_a_time_go_by_one_connection_to_a_server() {
+    let cluster = Cluster::start(1).await;
+    let data = pattern(1, 32 * MIB);
+    let ino = file_of(&cluster, &data).await;
+    let client = cluster.client().await;
+    let file = client.open(ino, OpenMode::READ).await.unwrap();
+    // in no order that would be fetched ahead
+    let places: Vec<usize> = (0..8).map(|n| n * 3 % 8 * 4 * MIB).collect();
+    let mut tries = 0;
+    while cluster.servers[0].state().read_on.len() != 1 {
+        tries += 1;
+        assert!(tries < 100, "each time by several");
+        cluster.servers[0].state().read_on.clear();
+        let reads = places.iter().map(|at| file.read_at(*at as u64, 1000));
+        for (at, read) in places.iter().zip(futures::future::join_all(reads).await) {
+            assert_eq!(read.unwrap(), data.slice(*at..at + 1000));
+        }
+    }
+}
+
+/// What waits for a disk keeps nobody waiting but those who came with it.
+#[tokio::test]
+async fn a_short_read_does_not_wait_behind_one_that_is_slow() {
+    let cluster = Cluster::start(1).await;
+    let data = pattern(1, 32 * MIB);
+    let ino = file_of(&cluster, &data).await;
+    let patient = |c: &mut ClientConfig| {
+        c.hedge_after = Duration::from_secs(20);
+        c.server_timeout = Duration::from_secs(20);
+    };
+    let client = cluster.client_with(patient).await;
+    let file = client.open(ino, OpenMode::READ).await.unwrap();
+    file.read_at(0, 10).await.unwrap();
+    let server = &cluster.servers[0];
+    server.state().read_on.clear();
+    server.state().read_delay = Duration::from_secs(2);
+    let slow = file.read_at(20 << 20, 1000);
+    let quick = async {
+        eventually("it is being read", || server.state().delayed == 1).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        server.state().read_delay = Duration::ZERO;
+        file.read_at(10 << 20, 1000).await.unwrap()
+    };
+    let (slow, quick) = tokio::join!(slow, quick);
+    assert!(slow.unwrap() == data.slice(20 * MIB..20 * MIB + 1000) && quick == data.slice(10 * MIB..10 * MIB + 1000));
+    assert_eq!(server.state().read_on.len(), 2);
+}
+
 #[tokio::test]
 async fn what_was_read_ahead_is_not_believed_after_a_push_or_a_write() {
     let cluster = Cluster::start(3).await;

@@ -20,8 +20,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub const MAGIC: [u8; 4] = *b"CRN1";
 pub const PREFIX_BYTES: usize = 16;
-/// Bytes that are asked of a connection at once where a frame may begin: one with a page of payload comes whole.
-pub const FRAME_READ_BYTES: usize = 8192;
+/// Bytes that are asked of a connection at once where a frame may begin: a few with a page of payload come together.
+pub const FRAME_READ_BYTES: usize = 16 << 10;
+/// Longer payloads are not gathered: to copy them costs more than to hand them to the socket by themselves.
+const GATHERED_PAYLOAD_BYTES_MAX: usize = 16 << 10;
+/// Of frames that are gathered, before they are written.
+const GATHERED_BYTES: usize = 64 << 10;
+/// Memory that is kept for the next ones.
+const GATHERED_BYTES_KEPT: usize = 8 << 10;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
@@ -86,8 +92,8 @@ fn crc_of(lengths: &[u8], header: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Appends prefix and header of a frame with a payload of `payload_len` bytes, which the caller sends behind it.
-pub fn encode_head(body: Body, payload_len: usize, out: &mut BytesMut) {
+/// Appends prefix and header of a frame with a payload of `payload_len` bytes, which comes behind it.
+fn encode_head(body: Body, payload_len: usize, out: &mut BytesMut) {
     let header = FrameHeader { body: Some(body) };
     let header_len = header.encoded_len();
     debug_assert!(header_len <= FRAME_HEADER_BYTES_MAX && payload_len <= FRAME_PAYLOAD_BYTES_MAX);
@@ -148,14 +154,18 @@ async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), len: usize) -> Resu
 pub async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), body: Body, payload: &[u8]) -> io::Result<()> {
     let mut head = BytesMut::new();
     encode_head(body, payload.len(), &mut head);
+    write_both(stream, &head, payload).await
+}
+
+async fn write_both(stream: &mut (impl AsyncWrite + Unpin), head: &[u8], payload: &[u8]) -> io::Result<()> {
     if payload.is_empty() {
-        return stream.write_all(&head).await;
+        return stream.write_all(head).await;
     }
     if !stream.is_write_vectored() {
-        stream.write_all(&head).await?;
+        stream.write_all(head).await?;
         return stream.write_all(payload).await;
     }
-    let (mut a, mut b) = (&head[..], payload);
+    let (mut a, mut b) = (head, payload);
     while !a.is_empty() {
         let n = stream
             .write_vectored(&[io::IoSlice::new(a), io::IoSlice::new(b)])
@@ -167,6 +177,53 @@ pub async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), body: Body, pay
         a = &a[n.min(a.len())..];
     }
     stream.write_all(b).await
+}
+
+/// Frames that leave in one write, as far as they are small: for a sender that knows whether another one is ready.
+#[derive(Default)]
+pub struct Gathered(BytesMut);
+
+impl Gathered {
+    /// Behind those that were added before; what is long, or becomes too much, is written.
+    pub async fn add(&mut self, stream: &mut (impl AsyncWrite + Unpin), body: Body, payload: &[u8]) -> io::Result<()> {
+        encode_head(body, payload.len(), &mut self.0);
+        if payload.len() > GATHERED_PAYLOAD_BYTES_MAX {
+            write_both(stream, &self.0, payload).await?;
+            self.emptied();
+            return Ok(());
+        }
+        self.0.extend_from_slice(payload);
+        match self.0.len() < GATHERED_BYTES {
+            true => Ok(()),
+            false => self.write(stream).await,
+        }
+    }
+
+    /// Writes what there is; the caller flushes if the stream is buffered. Dropped before its end, the stream is of no use.
+    pub async fn write(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        if !self.0.is_empty() {
+            stream.write_all(&self.0).await?;
+            self.emptied();
+        }
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What there is, and the head of a frame whose payload the caller writes.
+    pub fn before(&mut self, body: Body, payload_len: usize) -> Bytes {
+        encode_head(body, payload_len, &mut self.0);
+        std::mem::take(&mut self.0).freeze()
+    }
+
+    fn emptied(&mut self) {
+        self.0.clear();
+        if self.0.capacity() > GATHERED_BYTES_KEPT {
+            self.0 = BytesMut::new();
+        }
+    }
 }
 
 /// CRC32 of each piece of `payload`, which lies at `offset` of a chunk, cut at block boundaries.
@@ -183,6 +240,8 @@ mod tests {
     use crate::data::{Append, AppendMore, Appended, AskRoom, Grant, Hello, Room, Write};
     use cairn_types::layout::BLOCK_SIZE_BYTES;
     use proptest::prelude::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
 
     fn block_on<T>(f: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread()
@@ -195,6 +254,41 @@ mod tests {
         let mut out = vec![];
         block_on(write_frame(&mut out, body, payload)).unwrap();
         out
+    }
+
+    /// Counts what it is asked to write.
+    #[derive(Default)]
+    struct Counting(Vec<u8>, usize);
+
+    impl AsyncWrite for Counting {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.extend_from_slice(bytes);
+            self.1 += 1;
+            Poll::Ready(Ok(bytes.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn small_frames_leave_in_one_write() {
+        let (mut stream, mut gathered) = (Counting::default(), Gathered::default());
+        for _ in 0..8 {
+            block_on(gathered.add(&mut stream, Body::Write(write()), &[7; 4096])).unwrap();
+        }
+        assert_eq!(stream.1, 0);
+        block_on(gathered.write(&mut stream)).unwrap();
+        assert_eq!(stream.1, 1);
+        assert_eq!(stream.0, encoded(Body::Write(write()), &[7; 4096]).repeat(8));
+        // not for ever
+        for _ in 0..100 {
+            block_on(gathered.add(&mut stream, Body::Write(write()), &[7; 4096])).unwrap();
+        }
+        assert!(stream.1 > 4 && gathered.0.len() < GATHERED_BYTES, "{}", stream.1);
     }
 
     fn write() -> Write {
@@ -334,6 +428,27 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn gathered_frames_are_those_that_were_added(
+            lens in prop::collection::vec(prop_oneof![0usize..300, 4000usize..70_000], 1..12),
+            rest in prop::option::of(1usize..1000),
+        ) {
+            let (mut out, mut want, mut gathered) = (vec![], vec![], Gathered::default());
+            for len in lens {
+                let payload = vec![len as u8; len];
+                block_on(gathered.add(&mut out, Body::Write(write()), &payload)).unwrap();
+                want.extend(encoded(Body::Write(write()), &payload));
+                prop_assert!(want.starts_with(&out));
+            }
+            if let Some(len) = rest {
+                out.extend(gathered.before(Body::Write(write()), len));
+                out.extend(vec![1; len]);
+                want.extend(encoded(Body::Write(write()), &vec![1; len]));
+            }
+            block_on(gathered.write(&mut out)).unwrap();
+            prop_assert!(gathered.is_empty() && out == want);
+        }
+
         #[test]
         fn garbage_is_an_error_or_a_frame_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), keep in any::<bool>()) {
             let mut bytes = bytes;

@@ -1,10 +1,10 @@
 //! One connection to a chunkserver. Requests leave in the order they were started, answers come in that order.
 use super::Trouble;
-use crate::limits::PIPELINE_MAX;
+use crate::limits::{PIPELINE_MAX, SHARED_READ_WAIT_MAX, SHARED_READS_MAX};
 use bytes::Bytes;
 use cairn_io::{BoxStream, Net, inline};
 use cairn_proto::data::{Hello, frame_header::Body};
-use cairn_proto::frame::{FRAME_READ_BYTES, Frame, read_frame, write_frame};
+use cairn_proto::frame::{FRAME_READ_BYTES, Frame, Gathered, read_frame, write_frame};
 use cairn_proto::{PROTOCOL, common::ErrorCode};
 use std::io;
 use std::pin::Pin;
@@ -33,6 +33,8 @@ struct Life {
     address: String,
     /// Requests started and not answered.
     in_flight: AtomicUsize,
+    /// When there was none of them, or one of them was answered, last.
+    moved: Mutex<Instant>,
     /// When bytes last came.
     heard: Mutex<Option<Instant>>,
     /// Why it ended.
@@ -99,6 +101,14 @@ impl Answer {
 }
 
 impl Life {
+    fn moved(&self) -> Instant {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn moves(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     fn lost(&self) -> Trouble {
         let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = cause.as_deref().unwrap_or("closed");
@@ -122,6 +132,7 @@ impl Connection {
         let life = Arc::new(Life {
             address: address.to_owned(),
             in_flight: AtomicUsize::new(0),
+            moved: Mutex::new(Instant::now()),
             heard: Mutex::new(None),
             cause: Mutex::new(None),
         });
@@ -141,7 +152,9 @@ impl Connection {
     /// A request that takes several frames.
     pub async fn start_all(&self, frames: Vec<(Body, Bytes)>) -> Result<Answer, Trouble> {
         let (answer, frame) = oneshot::channel();
-        self.life.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.life.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.life.moves();
+        }
         let request = Request { frames, answer };
         self.requests.send(request).await.map_err(|_| self.life.lost())?;
         Ok(Answer {
@@ -160,6 +173,15 @@ impl Connection {
 
     pub fn alive(&self) -> bool {
         !self.requests.is_closed()
+    }
+
+    /// It lives, and what is under way on it is little and not slow: a short request more need not fear for its time.
+    pub fn flows(&self) -> bool {
+        self.alive()
+            && match self.life.in_flight.load(Ordering::Relaxed) {
+                0 => true,
+                under_way => under_way < SHARED_READS_MAX && self.life.moved().elapsed() < SHARED_READ_WAIT_MAX,
+            }
     }
 
     /// It lives and nothing is under way on it.
@@ -223,16 +245,25 @@ async fn send(
     mut queue: mpsc::Receiver<Request>,
     sent: mpsc::Sender<oneshot::Sender<Frame>>,
 ) -> String {
+    let mut gathered = Gathered::default();
     while let Some(request) = queue.recv().await {
-        // before it is written: its answer may be here before the write returns
-        if sent.send(request.answer).await.is_err() {
-            break;
-        }
         let written = async {
-            for (body, payload) in request.frames {
-                write_frame(&mut stream, body, &payload).await?;
+            if sent.capacity() == 0 {
+                // what waits for room here may wait for their answers
+                gathered.write(&mut stream).await?;
             }
-            if queue.is_empty() { stream.flush().await } else { Ok(()) }
+            // before it is written: its answer may be here before the write returns
+            if sent.send(request.answer).await.is_err() {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            for (body, payload) in request.frames {
+                gathered.add(&mut stream, body, &payload).await?;
+            }
+            if queue.is_empty() {
+                gathered.write(&mut stream).await?;
+                stream.flush().await?;
+            }
+            io::Result::Ok(())
         };
         if let Err(e) = written.await {
             return e.to_string();
@@ -257,6 +288,7 @@ async fn receive(
             return "it answered what it was not asked".into();
         };
         life.in_flight.fetch_sub(1, Ordering::Relaxed);
+        life.moves();
         // a caller that no longer waits is none of the connection's business
         let _ = answer.send(frame);
     }

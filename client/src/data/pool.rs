@@ -10,7 +10,7 @@ use cairn_types::{ClusterId, SessionId};
 use rustc_hash::FxHashMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -27,6 +27,8 @@ struct Shared {
 
 struct Peer {
     idle: Vec<Arc<Connection>>,
+    /// The one that short requests share, while any is under way.
+    shared: Weak<Lease>,
     slots: Arc<Semaphore>,
     /// When it last did not answer.
     failed: Option<Boot>,
@@ -38,6 +40,7 @@ impl Peer {
     fn new() -> Self {
         Self {
             idle: Vec::new(),
+            shared: Weak::new(),
             slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             failed: None,
             asked: Arc::default(),
@@ -88,6 +91,22 @@ impl Pool {
     /// `NoAnswer`, which is remembered; `Failed` when the server does not want this client.
     pub async fn get(&self, address: &str) -> Result<Lease, Trouble> {
         self.lease(address, true).await
+    }
+
+    /// A connection to `address` for a short request, with others of them while none is slow.
+    ///
+    /// # Errors
+    /// As [`Pool::get`].
+    pub async fn share(&self, address: &str) -> Result<Arc<Lease>, Trouble> {
+        let shared = self.0.peers().get(address).and_then(|peer| peer.shared.upgrade());
+        if let Some(shared) = shared.filter(|shared| shared.flows()) {
+            return Ok(shared);
+        }
+        let lease = Arc::new(self.get(address).await?);
+        if let Some(peer) = self.0.peers().get_mut(address) {
+            peer.shared = Arc::downgrade(&lease);
+        }
+        Ok(lease)
     }
 
     /// A new connection to `address`: an idle one turned out to have been closed, and so may the others.

@@ -2,7 +2,7 @@ use super::error;
 use cairn_proto::common::{ErrorCode, Version};
 use cairn_proto::data::{Acknowledged, Failed, Read, ReadDone, Sync, Welcome, Write, frame_header::Body};
 use cairn_proto::frame::{checksums, read_frame, write_frame};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -28,6 +28,10 @@ pub struct State {
     /// Does what it is asked, and says nothing.
     pub silent: bool,
     pub read_delay: Duration,
+    /// Reads that wait for it.
+    pub delayed: usize,
+    /// Connections that reads came on, by the order in which they were taken.
+    pub read_on: BTreeSet<usize>,
     /// Answers to reads come in ten parts, so long after each other.
     pub trickle: Option<Duration>,
     /// The next requests fail so, unseen.
@@ -41,6 +45,8 @@ pub struct State {
     /// What it sends as data is damaged on its way, that many times.
     pub damage: usize,
     pub in_flight: usize,
+    /// Taken since it started.
+    pub connections: usize,
 }
 
 #[derive(Default, Clone)]
@@ -98,6 +104,11 @@ impl Server {
         if self.state().dead {
             return;
         }
+        let connection = {
+            let mut state = self.state();
+            state.connections += 1;
+            state.connections
+        };
         let Ok(Some(hello)) = read_frame(&mut stream).await else {
             return;
         };
@@ -122,7 +133,10 @@ impl Server {
                 (None, Body::Read(read)) => {
                     let delay = self.state().read_delay;
                     let trickle = self.state().trickle;
+                    self.state().delayed += 1;
+                    self.state().read_on.insert(connection);
                     tokio::time::sleep(delay).await;
+                    self.state().delayed -= 1;
                     let (answer, payload) = self.read(&read);
                     if let Some(pause) = trickle {
                         let mut frame = vec![];
