@@ -318,6 +318,79 @@ fn direct_io_works_at_any_alignment() {
     assert!(fs::read(&path).unwrap() == expected, "pages do not hide direct writes");
 }
 
+fn direct(path: &Path, more: OFlags) -> File {
+    let flags = OFlags::RDWR | OFlags::DIRECT | more;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).unwrap().into()
+}
+
+/// The kernel lets such writes go side by side; appends it does not.
+#[test]
+fn direct_writes_of_several_programs_at_a_time_all_arrive() {
+    let Some(place) = Place::new("parallel") else { return };
+    let path = place.path().join("file");
+    const WRITERS: usize = 8;
+    const EACH: usize = 100;
+    fs::write(&path, vec![0; WRITERS * EACH * 4096]).unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let path = &path;
+            scope.spawn(move || {
+                let (file, end) = (direct(path, OFlags::empty()), direct(path, OFlags::APPEND));
+                for n in 0..EACH {
+                    let at = (n * WRITERS + writer) * 4096;
+                    file.write_all_at(&pattern(at as u64, 4096), at as u64).unwrap();
+                }
+                (&end).write_all(&[writer as u8 + 1; 4096]).unwrap();
+            });
+        }
+    });
+    let (written, appended) = (WRITERS * EACH * 4096, WRITERS * 4096);
+    let plain = fs::read(&path).unwrap();
+    assert_eq!(plain.len(), written + appended);
+    for at in (0..written).step_by(4096) {
+        assert!(plain[at..at + 4096] == pattern(at as u64, 4096), "the block at {at}");
+    }
+    let mut whose: Vec<u8> = plain[written..].chunks(4096).map(|c| c[0]).collect();
+    assert!(plain[written..].chunks(4096).all(|c| c == [c[0]; 4096]));
+    whose.sort_unstable();
+    assert_eq!(whose, (1..=WRITERS as u8).collect::<Vec<_>>());
+    // close is enough for the other mount
+    assert!(fs::read(place.other().join("file")).unwrap() == plain);
+}
+
+/// One file by its pages, directly, and mapped through what is open for direct I/O: all see the same bytes.
+#[test]
+fn direct_io_and_the_page_cache_agree() {
+    let Some(place) = Place::new("mixed") else { return };
+    let path = place.path().join("file");
+    const LEN: usize = 300_000;
+    fs::write(&path, pattern(0, LEN)).unwrap();
+    let file = direct(&path, OFlags::empty());
+    let mut expected = pattern(0, LEN);
+    let read_directly = |expected: &[u8]| {
+        let mut bytes = vec![0; LEN];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes == expected);
+    };
+    read_directly(&expected);
+    mapped(&file, LEN, |bytes| {
+        assert!(bytes == expected);
+        bytes[70_000..70_006].copy_from_slice(b"mapped");
+    });
+    expected[70_000..70_006].copy_from_slice(b"mapped");
+    read_directly(&expected);
+    let plain = read_write(&path);
+    plain.write_all_at(b"cached", 4000).unwrap();
+    expected[4000..4006].copy_from_slice(b"cached");
+    read_directly(&expected);
+    file.write_all_at(b"direct", 70_003).unwrap();
+    expected[70_003..70_009].copy_from_slice(b"direct");
+    let mut bytes = vec![0; LEN];
+    plain.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == expected);
+    mapped(&file, LEN, |bytes| assert!(bytes == expected));
+}
+
 /// Maps a file shared, and gives its bytes to `change`.
 #[allow(unsafe_code)]
 fn mapped(file: &File, len: usize, change: impl FnOnce(&mut [u8])) {
