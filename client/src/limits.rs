@@ -22,8 +22,9 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const CONNECTIONS_IDLE_MAX: usize = 16;
 /// Frames on one connection without an answer.
 pub const PIPELINE_MAX: usize = 64;
-/// Reads up to this go by connections that they share, so that several leave, and come back, in one write; so many at a
-/// time by one, and only while it has begun or answered one within this time: behind one that waits for a disk no other waits.
+/// Reads up to this go by a connection that they share, so that several leave, and come back, in one write: so many at a
+/// time, and only while nothing is under way on it or it has answered within this time. A read that waits for a disk so
+/// holds up only those that came right behind it.
 pub const SHARED_READ_BYTES_MAX: u32 = 16 << 10;
 pub const SHARED_READS_MAX: usize = 16;
 pub const SHARED_READ_WAIT_MAX: Duration = Duration::from_millis(2);
