@@ -208,10 +208,6 @@ impl Gathered {
         Ok(())
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// What there is, and the head of a frame whose payload the caller writes.
     pub fn before(&mut self, body: Body, payload_len: usize) -> Bytes {
         encode_head(body, payload_len, &mut self.0);
@@ -446,7 +442,7 @@ mod tests {
                 want.extend(encoded(Body::Write(write()), &vec![1; len]));
             }
             block_on(gathered.write(&mut out)).unwrap();
-            prop_assert!(gathered.is_empty() && out == want);
+            prop_assert!(gathered.0.is_empty() && out == want);
         }
 
         #[test]

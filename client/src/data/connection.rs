@@ -33,8 +33,8 @@ struct Life {
     address: String,
     /// Requests started and not answered.
     in_flight: AtomicUsize,
-    /// When there was none of them, or one of them was answered, last.
-    moved: Mutex<Instant>,
+    /// When the first of them was started.
+    begun: Mutex<Instant>,
     /// When bytes last came.
     heard: Mutex<Option<Instant>>,
     /// Why it ended.
@@ -101,12 +101,11 @@ impl Answer {
 }
 
 impl Life {
+    /// When bytes last came, or the first of what is under way was started.
     fn moved(&self) -> Instant {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn moves(&self) {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let begun = *self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map_or(begun, |heard| heard.max(begun))
     }
 
     fn lost(&self) -> Trouble {
@@ -132,7 +131,7 @@ impl Connection {
         let life = Arc::new(Life {
             address: address.to_owned(),
             in_flight: AtomicUsize::new(0),
-            moved: Mutex::new(Instant::now()),
+            begun: Mutex::new(Instant::now()),
             heard: Mutex::new(None),
             cause: Mutex::new(None),
         });
@@ -153,7 +152,7 @@ impl Connection {
     pub async fn start_all(&self, frames: Vec<(Body, Bytes)>) -> Result<Answer, Trouble> {
         let (answer, frame) = oneshot::channel();
         if self.life.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.life.moves();
+            *self.life.begun.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
         let request = Request { frames, answer };
         self.requests.send(request).await.map_err(|_| self.life.lost())?;
@@ -247,15 +246,17 @@ async fn send(
 ) -> String {
     let mut gathered = Gathered::default();
     while let Some(request) = queue.recv().await {
+        // room comes with answers, perhaps to what is gathered
+        if sent.capacity() == 0
+            && let Err(e) = gathered.write(&mut stream).await
+        {
+            return e.to_string();
+        }
+        // before it is written: its answer may be here before the write returns
+        if sent.send(request.answer).await.is_err() {
+            break;
+        }
         let written = async {
-            if sent.capacity() == 0 {
-                // what waits for room here may wait for their answers
-                gathered.write(&mut stream).await?;
-            }
-            // before it is written: its answer may be here before the write returns
-            if sent.send(request.answer).await.is_err() {
-                return Err(io::ErrorKind::NotConnected.into());
-            }
             for (body, payload) in request.frames {
                 gathered.add(&mut stream, body, &payload).await?;
             }
@@ -288,7 +289,6 @@ async fn receive(
             return "it answered what it was not asked".into();
         };
         life.in_flight.fetch_sub(1, Ordering::Relaxed);
-        life.moves();
         // a caller that no longer waits is none of the connection's business
         let _ = answer.send(frame);
     }
