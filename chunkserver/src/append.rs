@@ -183,7 +183,7 @@ fn mutations(append: &Append, offset: u64, bytes: Bytes) -> Vec<(Write, Bytes)> 
             sequence: 0,
             serial: 0,
             offset,
-            checksums: checksums(offset, &payload),
+            checksums: checksums(offset, &payload).collect(),
             grant: append.grant.clone(),
             disk: append.disk.clone(),
             epoch: append.epoch,

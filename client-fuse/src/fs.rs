@@ -342,7 +342,7 @@ impl FileSystem for CairnFs {
 
     async fn open(&self, caller: Caller, ino: Inode, mode: OpenMode) -> Result<Opened<File>> {
         if mode.truncate && caller.uid != 0 {
-            self.drop_set_id(ino).await?;
+            Box::pin(self.drop_set_id(ino)).await?;
         }
         Ok(self.opened(self.client.open(ino, mode).await?))
     }
@@ -353,7 +353,7 @@ impl FileSystem for CairnFs {
 
     async fn write(&self, file: &File, offset: u64, data: Bytes, kill_suid: bool) -> Result<()> {
         if kill_suid {
-            self.drop_set_id(file.inode()).await?;
+            Box::pin(self.drop_set_id(file.inode())).await?;
         }
         Ok(file.write_at(offset, data).await?)
     }

@@ -1,5 +1,6 @@
 //! The calls that FUSE and the `cairn` command make, by inode and by path.
 use crate::core::{Core, mismatch};
+use crate::node::Node;
 use crate::session::{Session, SessionConfig};
 use crate::{
     Attr, ClientConfig, Create, DirectoryPage, Error, File, FileKind, Invalidation, Location, Make, Member, OpenMode,
@@ -10,6 +11,7 @@ use cairn_io::Env;
 use cairn_proto::session::{self as wire, answer, call::Request};
 use cairn_types::limits::{LOCATE_CHUNKS_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX};
 use cairn_types::{ClusterId, Inode, SessionId};
+use futures::{FutureExt, TryFutureExt};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -89,24 +91,25 @@ impl Client {
         &self.0.core
     }
 
-    async fn call(&self, request: Request) -> Result<answer::Result> {
-        self.core().session.call(request, self.core().config.timeout).await
+    // none of these is an async fn: each would hold the request once more
+    fn call(&self, request: Request) -> impl Future<Output = Result<answer::Result>> + Send {
+        self.core().session.call(request, self.core().config.timeout)
     }
 
-    async fn call_attr(&self, request: Request) -> Result<Attr> {
-        let attr = self.core().attr_of(self.call(request).await?)?;
-        Ok(self.with_local_size(attr))
+    fn call_attr(&self, request: Request) -> impl Future<Output = Result<Attr>> + Send {
+        self.call(request)
+            .map(|answer| Ok(self.with_local_size(self.core().attr_of(answer?)?)))
     }
 
-    async fn call_done(&self, request: Request) -> Result<()> {
-        self.call(request).await.map(|_| ())
+    fn call_done(&self, request: Request) -> impl Future<Output = Result<()>> + Send {
+        self.call(request).map_ok(|_| ())
     }
 
-    async fn call_bytes(&self, request: Request) -> Result<Bytes> {
-        match self.call(request).await? {
+    fn call_bytes(&self, request: Request) -> impl Future<Output = Result<Bytes>> + Send {
+        self.call(request).map(|answer| match answer? {
             answer::Result::Bytes(bytes) => Ok(bytes),
             _ => Err(mismatch(self.core(), "bytes")),
-        }
+        })
     }
 
     /// The master does not know yet what was written here and not committed.
@@ -213,7 +216,7 @@ impl Client {
         self.call_created(create).await.map(|(attr, _, _)| attr)
     }
 
-    async fn call_created(&self, create: wire::Create) -> Result<(Attr, bool, Option<Location>)> {
+    async fn call_created(&self, create: wire::Create) -> Result<(Attr, bool, Option<Arc<Location>>)> {
         let malformed = |e| self.core().malformed(e);
         let answer::Result::Created(created) = self.call(Request::Create(create)).await? else {
             return Err(mismatch(self.core(), "what was created"));
@@ -221,7 +224,12 @@ impl Client {
         let attr = cairn_proto::required(created.attr, "created.attr")
             .and_then(Attr::try_from)
             .map_err(malformed)?;
-        let chunk = created.chunk.map(Location::try_from).transpose().map_err(malformed)?;
+        let chunk = created
+            .chunk
+            .map(Location::try_from)
+            .transpose()
+            .map_err(malformed)?
+            .map(Arc::new);
         Ok((attr, created.existed, chunk))
     }
 
@@ -395,7 +403,7 @@ impl Client {
         }
     }
 
-    fn open_node_known(&self, node: &Arc<crate::node::Node>, attr: Attr) -> Option<()> {
+    fn open_node_known(&self, node: &Arc<Node>, attr: Attr) -> Option<()> {
         let mut opens = node.gate.try_lock().ok()?;
         let epoch = node.state().epoch;
         if *opens == 0 {
@@ -409,12 +417,12 @@ impl Client {
         Some(())
     }
 
-    async fn open_node(&self, node: &Arc<crate::node::Node>, mode: OpenMode) -> Result<()> {
+    async fn open_node(&self, node: &Arc<Node>, mode: OpenMode) -> Result<()> {
         let core = self.core();
         let mut opens = node.gate.lock().await;
         if *opens > 0 {
             // close-to-open: what another client has closed is seen from here on
-            let attr = core.ask_attr(node.ino, core.config.timeout).await?;
+            let attr = Box::pin(core.ask_attr(node.ino, core.config.timeout)).await?;
             core.opened(node, attr, Bytes::new(), false);
             *opens += 1;
             drop(opens);
@@ -423,7 +431,7 @@ impl Client {
                     size: Some(0),
                     ..Default::default()
                 };
-                if let Err(error) = core.set_attr(node.ino, cut).await {
+                if let Err(error) = Box::pin(core.set_attr(node.ino, cut)).await {
                     core.leave(node).await;
                     return Err(error);
                 }
@@ -446,7 +454,7 @@ impl Client {
         Ok(())
     }
 
-    async fn call_open(&self, inode: Inode, truncate: bool) -> Result<(Attr, Vec<Location>, Bytes)> {
+    async fn call_open(&self, inode: Inode, truncate: bool) -> Result<(Attr, Vec<Arc<Location>>, Bytes)> {
         let malformed = |e| self.core().malformed(e);
         let open = wire::Open {
             inode: inode.0,
@@ -458,7 +466,10 @@ impl Client {
         let attr = cairn_proto::required(opened.attr, "opened.attr")
             .and_then(Attr::try_from)
             .map_err(malformed)?;
-        let chunks = opened.chunks.into_iter().map(Location::try_from);
+        let chunks = opened
+            .chunks
+            .into_iter()
+            .map(|chunk| Location::try_from(chunk).map(Arc::new));
         let chunks = chunks.collect::<std::result::Result<_, _>>().map_err(malformed)?;
         Ok((attr, chunks, opened.name))
     }
@@ -507,7 +518,7 @@ impl Client {
                 .core()
                 .ask_locations(ino, at, page, false, self.core().config.timeout)
                 .await?;
-            all.extend(found);
+            all.extend(found.into_iter().map(Arc::unwrap_or_clone));
             at += page;
         }
         Ok(all)
@@ -562,7 +573,7 @@ impl Client {
 
 impl Core {
     /// The master's answer to an open. `cut`: it was cut to nothing by it.
-    pub(crate) fn opened(&self, node: &crate::node::Node, attr: Attr, name: Bytes, cut: bool) {
+    pub(crate) fn opened(&self, node: &Node, attr: Attr, name: Bytes, cut: bool) {
         let mut state = node.state();
         let gone = match cut {
             true => state.resized(attr.size, attr),
@@ -581,7 +592,7 @@ impl Core {
 
     /// As `opened`, and where its chunks are; unless a push has come since `epoch`, which may speak of what the answer
     /// did not know yet.
-    fn opened_as_of(&self, node: &crate::node::Node, attr: Attr, name: Bytes, chunks: Vec<Location>, epoch: u64) {
+    fn opened_as_of(&self, node: &Node, attr: Attr, name: Bytes, chunks: Vec<Arc<Location>>, epoch: u64) {
         let mut state = node.state();
         let current = state.epoch == epoch;
         state.learn(attr, false);
@@ -625,20 +636,29 @@ impl Core {
             ctime_ns,
             kill_suid: change.kill_suid,
         });
+        let (size, ordered) = (change.size, change.size.is_some() || change.mtime.is_some());
+        if let Some(node) = self.node(ino).filter(|_| ordered) {
+            return Box::pin(self.set_behind_writes(&node, request, size)).await;
+        }
+        let attr = self.attr_of(self.session.call(request, self.config.timeout).await?)?;
+        Ok(match self.node(ino) {
+            Some(node) => node.state().learned(attr, true),
+            None => attr,
+        })
+    }
+
+    async fn set_behind_writes(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        request: Request,
+        size: Option<u64>,
+    ) -> Result<Attr> {
         let within = self.config.timeout;
-        let ordered = change.size.is_some() || change.mtime.is_some();
-        let Some(node) = self.node(ino).filter(|_| ordered) else {
-            let attr = self.attr_of(self.session.call(request, within).await?)?;
-            return Ok(match self.node(ino) {
-                Some(node) => node.state().learned(attr, true),
-                None => attr,
-            });
-        };
         let _alone = node.shape.write().await;
-        Box::pin(self.flush(&node)).await?;
+        Box::pin(self.flush(node)).await?;
         let _one = node.committing.lock().await;
-        let Some(size) = change.size else {
-            let commit = Box::pin(self.commit_locked(&node));
+        let Some(size) = size else {
+            let commit = Box::pin(self.commit_locked(node));
             let (commits, set) = tokio::join!(commit, self.session.call(request.clone(), within));
             let mut attr = self.attr_of(set?)?;
             if commits? > 1 {
@@ -647,7 +667,7 @@ impl Core {
             }
             return Ok(node.state().learned(attr, true));
         };
-        Box::pin(self.commit_locked(&node)).await?;
+        Box::pin(self.commit_locked(node)).await?;
         let attr = self.attr_of(self.session.call(request, within).await?)?;
         let gone = node.state().resized(size, attr.clone());
         self.forget_chunks(gone);

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use cairn_types::Inode;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 #[derive(Default)]
@@ -21,14 +22,14 @@ pub(crate) struct Kept {
 
 /// What an open needs, besides the attributes.
 pub(crate) struct Closed {
-    pub chunks: Vec<Location>,
+    pub chunks: Vec<Arc<Location>>,
     pub name: Bytes,
     since: Instant,
     number: u64,
 }
 
 impl Kept {
-    pub fn put(&mut self, ino: Inode, chunks: Vec<Location>, name: Bytes) {
+    pub fn put(&mut self, ino: Inode, chunks: Vec<Arc<Location>>, name: Bytes) {
         self.take(ino);
         self.closes += 1;
         self.order.insert(self.closes, ino);

@@ -10,7 +10,7 @@ use cairn_types::Inode;
 use cairn_types::layout::{chunk_count, chunk_index};
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 pub(crate) struct Node {
@@ -58,7 +58,7 @@ pub(crate) struct State {
 /// Where a chunk is.
 #[derive(Debug, Clone)]
 pub(crate) struct Slot {
-    pub location: Location,
+    pub location: Arc<Location>,
     /// The master knows that this session writes it.
     pub writable: bool,
 }
@@ -201,7 +201,7 @@ impl State {
     ///
     /// # Errors
     /// `LostUnsynced` when the chunk was installed from a suspect since it was written here (protocol R12).
-    pub fn place(&mut self, mut location: Location, writable: bool) {
+    pub fn place(&mut self, mut location: Arc<Location>, writable: bool) {
         let index = location.index;
         let mut writable = writable;
         if let Some(known) = self.slots.get(&index)
@@ -212,7 +212,8 @@ impl State {
             }
             if known.writable && !writable {
                 // the leave to write is still the earlier one
-                (writable, location.epoch) = (true, known.location.epoch);
+                writable = true;
+                Arc::make_mut(&mut location).epoch = known.location.epoch;
             }
         }
         if let Some(chunk) = self.chunks.get(&index)
@@ -232,6 +233,10 @@ impl State {
             });
         }
         self.slots.insert(index, Slot { location, writable });
+    }
+
+    pub fn location(&self, index: u32) -> Option<Arc<Location>> {
+        self.slots.get(&index).map(|slot| slot.location.clone())
     }
 
     /// Whether chunk `index` lies within what the master knows as the file.

@@ -3,7 +3,7 @@
 use crate::ahead::ReadAhead;
 use crate::backoff::Backoff;
 use crate::core::Core;
-use crate::data::{Progress, Trouble};
+use crate::data::{Peer, Progress, Trouble};
 use crate::limits::{READ_PIECES_MAX, READ_PIECES_SLOW_MAX, SHARED_READ_BYTES_MAX};
 use crate::node::Node;
 use crate::{Attr, Error, Location, Member, ReplicaRead, Result, Server};
@@ -15,12 +15,12 @@ use cairn_proto::session::{Complain, call::Request};
 use cairn_types::layout::{CHUNK_SIZE_BYTES, chunk_ranges};
 use cairn_types::limits::{BELIEVED_FOR, FRAME_PAYLOAD_BYTES_MAX};
 use futures::stream::FuturesUnordered;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// A part of a read within one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,14 @@ struct Piece {
     index: u32,
     offset: u64,
     len: u32,
+}
+
+/// A replica that may be read.
+struct Candidate<'a> {
+    member: &'a Member,
+    peer: Arc<Peer>,
+    /// Did not answer lately; is on another host; has so many bytes to send here.
+    burden: (bool, bool, u64),
 }
 
 const FRAME: u64 = FRAME_PAYLOAD_BYTES_MAX as u64;
@@ -122,7 +130,7 @@ impl Core {
                 return Ok(state.size());
             }
         }
-        self.current_size(node, deadline).await
+        Box::pin(self.current_size(node, deadline)).await
     }
 
     /// The file's size as the master has it now, with what was written here.
@@ -186,7 +194,14 @@ impl Core {
         let mut anew = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let (location, asked) = self.locate_for_read(node, piece.index, anew, left).await?;
+            let known = (!anew).then(|| node.state().location(piece.index)).flatten();
+            let (location, asked) = match known {
+                Some(known) => (Some(known), false),
+                None => (
+                    Box::pin(self.locate_for_read(node, piece.index, anew, left)).await?,
+                    true,
+                ),
+            };
             let Some(location) = location else {
                 return Ok(zeros(piece.len as usize));
             };
@@ -197,12 +212,12 @@ impl Core {
             let all_say = |code| !causes.is_empty() && causes.iter().all(|(_, trouble)| trouble.code() == code);
             // allocated, never written, and its grant is good no more: the master has it made
             if asked && anew && all_say(ErrorCode::ErrorNoReplica) {
-                self.have_it_made(node, &location, deadline).await?;
+                Box::pin(self.have_it_made(node, &location, deadline)).await?;
             }
             let hopeless = asked && all_say(ErrorCode::ErrorCorrupt);
             let pause = backoff.step(&self.env.rng);
             if hopeless || Instant::now() + pause >= deadline {
-                return Err(self.unreadable(node, &location, piece, &causes).await);
+                return Err(Box::pin(self.unreadable(node, &location, piece, &causes)).await);
             }
             if asked {
                 tokio::time::sleep(pause).await;
@@ -222,33 +237,43 @@ impl Core {
     ) -> std::result::Result<Bytes, Vec<(String, Trouble)>> {
         let mut candidates = self.by_preference(location, piece.offset).into_iter();
         let progress = Progress::default();
-        let mut hedge_at = Instant::now() + self.config.hedge_after;
-        let mut running = FuturesUnordered::new();
-        let mut causes = Vec::new();
-        let ask = |member: Member| async {
-            let result = self
-                .read_member(node, location, &member, piece, deadline, &progress)
-                .await;
-            (member, result)
+        let ask = |Candidate { member, peer, .. }| {
+            let read = self.read_member(node, location, (member, peer), piece, deadline, &progress);
+            Box::pin(read.map(move |result| (&member.address, result)))
         };
+        let failed = |address: &String, trouble| {
+            tracing::debug!(
+                chunk = %location.handle, version = %location.version, server = address, %trouble,
+                "a replica could not be read"
+            );
+            (address.clone(), trouble)
+        };
+        let mut hedge_at = Instant::now() + self.config.hedge_after;
+        let mut causes = Vec::new();
+        let mut first = candidates.next().map(&ask);
+        // mostly that is all
+        if let Some(asked) = &mut first
+            && let Ok((address, result)) = timeout_at(hedge_at, asked).await
+        {
+            match result {
+                Ok(data) => return Ok(data),
+                Err(trouble) => causes.push(failed(address, trouble)),
+            }
+            first = None;
+        }
+        let mut running: FuturesUnordered<_> = first.into_iter().collect();
         loop {
             if running.is_empty() {
                 match candidates.next() {
-                    Some(member) => running.push(Box::pin(ask(member))),
+                    Some(candidate) => running.push(ask(candidate)),
                     None => return Err(causes),
                 }
             }
             tokio::select! {
                 biased;
-                Some((member, result)) = running.next() => match result {
+                Some((address, result)) = running.next() => match result {
                     Ok(data) => return Ok(data),
-                    Err(trouble) => {
-                        tracing::debug!(
-                            chunk = %location.handle, version = %location.version, server = member.address, %trouble,
-                            "a replica could not be read"
-                        );
-                        causes.push((member.address, trouble));
-                    }
+                    Err(trouble) => causes.push(failed(address, trouble)),
                 },
                 () = tokio::time::sleep_until(hedge_at), if candidates.len() > 0 => {
                     let now = Instant::now();
@@ -256,7 +281,7 @@ impl Core {
                     hedge_at = match silent_at.filter(|at| *at > now) {
                         Some(later) => later,
                         None => {
-                            running.extend(candidates.next().map(|member| Box::pin(ask(member))));
+                            running.extend(candidates.next().map(&ask));
                             now + self.config.hedge_after
                         }
                     };
@@ -268,10 +293,10 @@ impl Core {
     /// The nearest first, those that did not answer lately last, and of others those first that have the least to send
     /// here. Between equals the choice is the session's own, and another for each frame of the chunk, so that many
     /// readers, and the pieces of one large read, spread over the replicas: the network of each server carries a part.
-    fn by_preference(&self, location: &Location, offset: u64) -> Vec<Member> {
-        let mut members = location.members.clone();
+    fn by_preference<'a>(&self, location: &'a Location, offset: u64) -> Vec<Candidate<'a>> {
+        let members = &location.members;
         if members.is_empty() {
-            return members;
+            return Vec::new();
         }
         let session = self
             .session
@@ -281,14 +306,17 @@ impl Core {
             .fold(0u64, |sum, b| sum.wrapping_add(u64::from(*b)));
         let frame = offset / FRAME_PAYLOAD_BYTES_MAX as u64;
         let turn = (location.handle.0.wrapping_add(session).wrapping_add(frame) % members.len() as u64) as usize;
-        members.rotate_left(turn);
         let host = self.config.host_label.rsplit('/').next().unwrap_or_default();
         let far = |address: &str| host.is_empty() || address.rsplit_once(':').is_none_or(|(name, _)| name != host);
-        members.sort_by_cached_key(|m| {
-            let (dead, asked) = self.pool.burden(&m.address);
-            (dead, far(&m.address), asked)
-        });
-        members
+        let candidate = |member: &'a Member| {
+            let peer = self.pool.peer(&member.address);
+            let (dead, asked) = peer.burden();
+            let burden = (dead, far(&member.address), asked);
+            Candidate { member, peer, burden }
+        };
+        let mut candidates: Vec<_> = members[turn..].iter().chain(&members[..turn]).map(candidate).collect();
+        candidates.sort_by_key(|candidate| candidate.burden);
+        candidates
     }
 
     /// One replica. Bytes that do not agree with their checksums are asked for once more, verified by the server, which
@@ -297,7 +325,7 @@ impl Core {
         self: &Arc<Self>,
         node: &Node,
         location: &Location,
-        member: &Member,
+        (member, peer): (&Member, Arc<Peer>),
         piece: Piece,
         deadline: Instant,
         progress: &Progress,
@@ -308,11 +336,18 @@ impl Core {
                 .saturating_duration_since(Instant::now())
                 .min(self.config.server_timeout);
             let trouble = match self
-                .ask_member(location, member, (piece.offset, piece.len), verify, left, progress)
+                .ask_member(
+                    location,
+                    (member, &peer),
+                    (piece.offset, piece.len),
+                    verify,
+                    left,
+                    progress,
+                )
                 .await
             {
                 Ok(read) => {
-                    self.pool.answered(&member.address);
+                    peer.answered();
                     return Ok(read.data);
                 }
                 Err(trouble) => trouble,
@@ -325,7 +360,7 @@ impl Core {
                 Trouble::Garbled(_) => {
                     self.report(node, location, member, ErrorCode::ErrorBadChecksum, Vec::new());
                 }
-                Trouble::NoAnswer(_) => self.pool.failed(&member.address),
+                Trouble::NoAnswer(_) => peer.failed(),
                 Trouble::Failed(failed) if trouble.code() == ErrorCode::ErrorCorrupt => {
                     self.report(
                         node,
@@ -345,7 +380,7 @@ impl Core {
     pub async fn ask_member(
         &self,
         location: &Location,
-        member: &Member,
+        (member, peer): (&Member, &Arc<Peer>),
         (offset, len): (u64, u32),
         verify: bool,
         within: Duration,
@@ -361,25 +396,25 @@ impl Core {
                 verify,
             })
         };
-        let _asking = self.pool.ask(&member.address, len.into());
+        let _asking = peer.ask(len.into());
         let connection = match len <= SHARED_READ_BYTES_MAX {
-            true => self.pool.share(&member.address).await?,
-            false => Arc::new(self.pool.get(&member.address).await?),
+            true => peer.share().await?,
+            false => Arc::new(peer.get().await?),
         };
         progress.follow(&connection);
-        let mut answer = connection.ask(read(), within).await;
+        let mut answer = connection.ask(read, within).await;
         if !connection.fresh && matches!(answer, Err(Trouble::NoAnswer(_))) && !connection.alive() {
             // it had been closed while it was idle
             drop(connection);
-            let connection = self.pool.get_fresh(&member.address).await?;
+            let connection = peer.get_fresh().await?;
             progress.follow(&connection);
-            answer = connection.ask(read(), within).await;
+            answer = connection.ask(read, within).await;
         }
         let Frame { body, payload } = answer?;
         let Body::ReadDone(done) = body else {
             return Err(Trouble::Garbled("another answer than bytes".into()));
         };
-        if payload.len() > len as usize || done.checksums != checksums(offset, &payload) {
+        if payload.len() > len as usize || !checksums(offset, &payload).eq(done.checksums) {
             return Err(Trouble::Garbled(format!(
                 "{} bytes at {offset} of chunk {} that do not agree with their checksums",
                 payload.len(),
@@ -472,25 +507,32 @@ impl Core {
         len: u32,
         verify: bool,
     ) -> Result<ReplicaRead> {
-        let within = self.config.server_timeout;
-        self.ask_member(location, member, (offset, len), verify, within, &Progress::default())
-            .await
-            .map_err(|trouble| {
-                let server = Server::Chunkserver(member.address.clone());
-                match trouble {
-                    Trouble::NoAnswer(cause) => Error::NoAnswer { server, within, cause },
-                    Trouble::Garbled(message) => Error::Refused {
-                        server,
-                        code: ErrorCode::ErrorBadChecksum,
-                        message,
-                    },
-                    Trouble::Failed(_) => Error::Refused {
-                        server,
-                        code: trouble.code(),
-                        message: trouble.to_string(),
-                    },
-                }
-            })
+        let (within, peer) = (self.config.server_timeout, self.pool.peer(&member.address));
+        self.ask_member(
+            location,
+            (member, &peer),
+            (offset, len),
+            verify,
+            within,
+            &Progress::default(),
+        )
+        .await
+        .map_err(|trouble| {
+            let server = Server::Chunkserver(member.address.clone());
+            match trouble {
+                Trouble::NoAnswer(cause) => Error::NoAnswer { server, within, cause },
+                Trouble::Garbled(message) => Error::Refused {
+                    server,
+                    code: ErrorCode::ErrorBadChecksum,
+                    message,
+                },
+                Trouble::Failed(_) => Error::Refused {
+                    server,
+                    code: trouble.code(),
+                    message: trouble.to_string(),
+                },
+            }
+        })
     }
 }
 

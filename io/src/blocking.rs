@@ -1,5 +1,6 @@
 //! Where calls that may block run.
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Where calls that may block (disk I/O, long computation) run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl Blocking {
     pub async fn run_brief<T: Send + 'static>(self, habit: &Habit, f: impl FnOnce() -> T + Send + 'static) -> T {
         let (value, waited) = match self {
             Blocking::Inline => return f(),
-            Blocking::Threads if habit.is_quick() => watch(f),
+            Blocking::Threads if habit.is_quick() => habit.watch_if_long(f),
             Blocking::Threads => self.run(move || watch(f)).await,
         };
         habit.note(waited);
@@ -55,6 +56,18 @@ fn waits() -> Option<i64> {
     Some(usage.voluntary_context_switches())
 }
 
+/// Whether it took so long that it may have waited.
+#[allow(clippy::disallowed_methods)] // of no use where time is simulated
+fn time<T>(f: impl FnOnce() -> T) -> (T, bool) {
+    let begun = Instant::now();
+    let value = f();
+    (value, begun.elapsed() >= SHORT)
+}
+
+/// What takes less has not waited for a disk; it is shorter than to ask the kernel.
+const SHORT: Duration = Duration::from_micros(50);
+/// Calls that are watched after one that was not short.
+const WATCHED: u32 = 64;
 const PROBATION_MIN: u32 = 64;
 const PROBATION_MAX: u32 = 1 << 16;
 /// Calls in the calling task without a wait after which those before them are forgiven: one in so many may be for a
@@ -72,6 +85,9 @@ pub struct Habit {
     next: AtomicU32,
     /// Calls in the calling task since the last that waited.
     quick: AtomicU32,
+    /// How many of the next calls in the calling task are watched; the others are only timed, since to ask the kernel whether
+    /// one has waited takes as long as many a call.
+    watched: AtomicU32,
 }
 
 impl Default for Habit {
@@ -80,6 +96,7 @@ impl Default for Habit {
             probation: AtomicU32::new(PROBATION_MIN),
             next: AtomicU32::new(PROBATION_MIN),
             quick: AtomicU32::new(0),
+            watched: AtomicU32::new(0),
         }
     }
 }
@@ -87,6 +104,20 @@ impl Default for Habit {
 impl Habit {
     fn is_quick(&self) -> bool {
         self.probation.load(Ordering::Relaxed) == 0
+    }
+
+    /// Does `f` in the calling task, and tells whether it waited; not of the first call that may have.
+    fn watch_if_long<T>(&self, f: impl FnOnce() -> T) -> (T, bool) {
+        let watched = self.watched.load(Ordering::Relaxed);
+        if watched > 0 {
+            self.watched.store(watched - 1, Ordering::Relaxed);
+            return watch(f);
+        }
+        let (value, long) = time(f);
+        if long {
+            self.watched.store(WATCHED, Ordering::Relaxed);
+        }
+        (value, false)
     }
 
     // Races between callers lose a count now and then, which matters to nobody.
@@ -164,6 +195,22 @@ mod tests {
         drop(sender);
         let (sum, waited) = watch(|| (0..1000u64).sum::<u64>());
         assert_eq!((sum, waited), (499_500, false));
+    }
+
+    #[test]
+    fn of_calls_that_wait_the_second_is_seen() {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let wait = || receiver.recv_timeout(SHORT);
+        let habit = Habit::default();
+        let waited = [(); 2].map(|()| habit.watch_if_long(wait).1);
+        assert_eq!(waited, [false, true]);
+        for _ in 1..WATCHED {
+            assert!(!habit.watch_if_long(|| ()).1);
+        }
+        // forgotten, unless it happens again
+        let waited = [(); 3].map(|()| habit.watch_if_long(wait).1);
+        assert_eq!(waited, [false, true, true]);
+        drop(sender);
     }
 
     #[tokio::test]

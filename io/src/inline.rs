@@ -20,6 +20,41 @@ const POLLS_MAX: usize = 64;
 thread_local! {
     /// What was woken in the scope that this thread is in.
     static WOKEN: RefCell<Option<VecDeque<Arc<Task>>>> = const { RefCell::new(None) };
+    /// Of the bridge that this thread is on.
+    static INBOX: RefCell<Option<Arc<Inbox>>> = const { RefCell::new(None) };
+}
+
+/// Tasks that threads of no runtime send home. Only the first wakes the runtime, those that come until it looks are found
+/// with it: each wake-up from another thread is a system call, whether the runtime sleeps or not.
+#[derive(Default)]
+struct Inbox {
+    tasks: Mutex<Vec<Arc<Task>>>,
+    /// Of the runtime's task that looks.
+    reader: AtomicWaker,
+}
+
+impl Inbox {
+    fn tasks(&self) -> MutexGuard<'_, Vec<Arc<Task>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, task: Arc<Task>) {
+        let mut tasks = self.tasks();
+        tasks.push(task);
+        let first = tasks.len() == 1;
+        drop(tasks);
+        if first {
+            self.reader.wake();
+        }
+    }
+
+    /// Lets in what has come; for as long as the runtime lives.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.reader.register(cx.waker());
+        let come = std::mem::take(&mut *self.tasks());
+        come.into_iter().for_each(Task::enter);
+        Poll::Pending
+    }
 }
 
 struct Task {
@@ -65,6 +100,14 @@ impl Task {
     }
 
     fn go_home(self: Arc<Self>) {
+        let inbox = INBOX.try_with(|inbox| inbox.borrow().clone());
+        match inbox {
+            Ok(Some(inbox)) => inbox.put(self),
+            Ok(None) | Err(_) => self.enter(),
+        }
+    }
+
+    fn enter(self: Arc<Self>) {
         if self.at_home.swap(true, Ordering::AcqRel) {
             self.home.wake();
         } else {
@@ -142,13 +185,18 @@ pub fn begin(work: impl Future<Output = ()> + Send + 'static) {
 /// From threads that are none of the runtime's into it.
 pub struct Bridge {
     runtime: Handle,
+    inbox: Arc<Inbox>,
     under_way: Arc<AtomicUsize>,
 }
 
 impl Bridge {
     pub fn new(runtime: Handle) -> Self {
+        let inbox = Arc::<Inbox>::default();
+        let reader = inbox.clone();
+        runtime.spawn(std::future::poll_fn(move |cx| reader.poll(cx)));
         Self {
             runtime,
+            inbox,
             under_way: Arc::default(),
         }
     }
@@ -160,12 +208,22 @@ impl Bridge {
         // with other work under way the runtime is awake, and sends what comes together at once
         let alone = self.under_way.fetch_add(1, Ordering::Relaxed) == 0;
         let _entered = self.runtime.enter();
+        let _on_bridge = OnBridge(INBOX.replace(Some(self.inbox.clone())));
         let work = work(UnderWay(self.under_way.clone()));
         let task = Task::new(self.runtime.clone(), false, work);
         match alone {
             true => scope(|| task.poll_here()),
             false => task.poll_here(),
         }
+    }
+}
+
+/// What this thread sends home goes by a bridge's inbox. Holds what it went by before.
+struct OnBridge(Option<Arc<Inbox>>);
+
+impl Drop for OnBridge {
+    fn drop(&mut self) {
+        INBOX.set(self.0.take());
     }
 }
 
@@ -296,6 +354,32 @@ mod tests {
             inline += usize::from(second == here() && asker == here());
         }
         assert!(inline > 900, "{inline}");
+    }
+
+    #[test]
+    fn the_runtime_is_woken_once_for_all_that_comes_until_it_looks() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (wakes, ran) = (Arc::new(Count(AtomicUsize::new(0))), Arc::new(AtomicUsize::new(0)));
+        let (inbox, waker) = (Inbox::default(), Waker::from(wakes.clone()));
+        for round in 1..=2 {
+            let _runtime = runtime.enter();
+            assert!(inbox.poll(&mut Context::from_waker(&waker)).is_pending());
+            for _ in 0..3 {
+                let ran = ran.clone();
+                let work = async move { _ = ran.fetch_add(1, Ordering::Relaxed) };
+                inbox.put(Task::new(runtime.handle().clone(), false, work));
+            }
+            assert_eq!(wakes.0.load(Ordering::Relaxed), round);
+        }
+        assert!(inbox.poll(&mut Context::from_waker(&waker)).is_pending());
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(ran.load(Ordering::Relaxed), 6);
     }
 
     #[test]

@@ -214,6 +214,10 @@ impl Gathered {
         std::mem::take(&mut self.0).freeze()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn emptied(&mut self) {
         self.0.clear();
         if self.0.capacity() > GATHERED_BYTES_KEPT {
@@ -223,10 +227,9 @@ impl Gathered {
 }
 
 /// CRC32 of each piece of `payload`, which lies at `offset` of a chunk, cut at block boundaries.
-pub fn checksums(offset: u64, payload: &[u8]) -> Vec<u32> {
+pub fn checksums(offset: u64, payload: &[u8]) -> impl Iterator<Item = u32> {
     cairn_types::layout::block_pieces(offset, payload.len() as u64)
-        .map(|(at, len)| crc32fast::hash(&payload[(at - offset) as usize..][..len as usize]))
-        .collect()
+        .map(move |(at, len)| crc32fast::hash(&payload[(at - offset) as usize..][..len as usize]))
 }
 
 #[cfg(test)]
@@ -295,7 +298,7 @@ mod tests {
             sequence: 5,
             serial: 6,
             offset: 65_535,
-            checksums: checksums(65_535, b"ab"),
+            checksums: checksums(65_535, b"ab").collect(),
             grant: None,
             disk: Bytes::from_static(&[2; 16]),
             epoch: 1,
@@ -465,7 +468,7 @@ mod tests {
         #[test]
         fn checksums_are_one_a_block(offset in 0u64..200_000, len in 0usize..300_000) {
             let payload = vec![1; len];
-            let sums = checksums(offset, &payload);
+            let sums: Vec<u32> = checksums(offset, &payload).collect();
             let blocks = if len == 0 { 0 } else { (offset + len as u64 - 1) / BLOCK_SIZE_BYTES - offset / BLOCK_SIZE_BYTES + 1 };
             prop_assert_eq!(sums.len() as u64, blocks);
         }

@@ -596,7 +596,7 @@ impl Wire {
             sequence: self.sequence,
             serial: 0,
             offset,
-            checksums: checksums(offset, data),
+            checksums: checksums(offset, data).collect(),
             grant: self.grant.clone(),
             disk: member.disk.clone(),
             epoch: self.epoch,
@@ -721,7 +721,7 @@ impl Wire {
         match frame.body {
             Body::ReadDone(done) => {
                 assert_eq!(
-                    checksums(offset, &frame.payload),
+                    checksums(offset, &frame.payload).collect::<Vec<_>>(),
                     done.checksums,
                     "the client verifies what it gets"
                 );

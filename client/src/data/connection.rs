@@ -25,7 +25,8 @@ pub(crate) struct Connection {
 
 struct Request {
     /// One after the other, with one answer to all.
-    frames: Vec<(Body, Bytes)>,
+    first: (Body, Bytes),
+    more: Vec<(Body, Bytes)>,
     answer: oneshot::Sender<Frame>,
 }
 
@@ -118,6 +119,29 @@ impl Life {
     }
 }
 
+/// Where a request goes on its connection. (To wait with the request in hand would take room for it in each future above.)
+pub(crate) struct Place<'a> {
+    permit: mpsc::Permit<'a, Request>,
+    life: &'a Arc<Life>,
+}
+
+impl Place<'_> {
+    pub fn start(self, body: Body, payload: Bytes) -> Answer {
+        self.start_all((body, payload), Vec::new())
+    }
+
+    /// A request that may take several frames.
+    pub fn start_all(self, first: (Body, Bytes), more: Vec<(Body, Bytes)>) -> Answer {
+        let (answer, frame) = oneshot::channel();
+        if self.life.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            *self.life.begun.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        self.permit.send(Request { first, more, answer });
+        let life = self.life.clone();
+        Answer { frame, life }
+    }
+}
+
 impl Connection {
     pub async fn open(net: &dyn Net, address: &str, hello: Hello, within: Duration) -> Result<Self, Trouble> {
         let stream = match timeout(within, greet(net, address, hello)).await {
@@ -143,31 +167,19 @@ impl Connection {
         })
     }
 
-    /// Puts a request behind those before it.
-    pub async fn start(&self, body: Body, payload: Bytes) -> Result<Answer, Trouble> {
-        self.start_all(vec![(body, payload)]).await
-    }
-
-    /// A request that takes several frames.
-    pub async fn start_all(&self, frames: Vec<(Body, Bytes)>) -> Result<Answer, Trouble> {
-        let (answer, frame) = oneshot::channel();
-        if self.life.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
-            *self.life.begun.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        }
-        let request = Request { frames, answer };
-        self.requests.send(request).await.map_err(|_| self.life.lost())?;
-        Ok(Answer {
-            frame,
-            life: self.life.clone(),
+    /// A place behind the requests before it.
+    pub async fn place(&self) -> Result<Place<'_>, Trouble> {
+        let permit = self.requests.reserve().await.map_err(|_| self.life.lost())?;
+        Ok(Place {
+            permit,
+            life: &self.life,
         })
     }
 
     /// One request by itself.
-    pub async fn ask(&self, body: Body, within: Duration) -> Result<Frame, Trouble> {
-        self.start(body, Bytes::new())
-            .await?
-            .until(Instant::now() + within)
-            .await
+    pub async fn ask(&self, body: impl FnOnce() -> Body, within: Duration) -> Result<Frame, Trouble> {
+        let mut answer = self.place().await?.start(body(), Bytes::new());
+        answer.until(Instant::now() + within).await
     }
 
     pub fn alive(&self) -> bool {
@@ -234,7 +246,7 @@ async fn run(stream: BoxStream, queue: mpsc::Receiver<Request>, life: Arc<Life>)
     let cause = tokio::select! {
         biased;
         cause = receive(read, unanswered, &life) => cause,
-        cause = send(write, queue, sent) => cause,
+        cause = send(write, queue, sent, &life) => cause,
     };
     *life.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
 }
@@ -243,6 +255,7 @@ async fn send(
     mut stream: WriteHalf<BoxStream>,
     mut queue: mpsc::Receiver<Request>,
     sent: mpsc::Sender<oneshot::Sender<Frame>>,
+    life: &Life,
 ) -> String {
     let mut gathered = Gathered::default();
     while let Some(request) = queue.recv().await {
@@ -257,8 +270,12 @@ async fn send(
             break;
         }
         let written = async {
-            for (body, payload) in request.frames {
+            for (body, payload) in std::iter::once(request.first).chain(request.more) {
                 gathered.add(&mut stream, body, &payload).await?;
+            }
+            // where answers are awaited anyway, what other tasks are about to ask for leaves in the same write
+            if queue.is_empty() && life.in_flight.load(Ordering::Relaxed) > 1 && !gathered.is_empty() {
+                tokio::task::yield_now().await;
             }
             if queue.is_empty() {
                 gathered.write(&mut stream).await?;

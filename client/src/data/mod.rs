@@ -4,7 +4,7 @@ mod connection;
 mod pool;
 
 pub(crate) use connection::{Answer, Connection, Progress};
-pub(crate) use pool::{Lease, Pool};
+pub(crate) use pool::{Lease, Peer, Pool};
 
 use cairn_proto::common::ErrorCode;
 use cairn_proto::data::Failed;

@@ -16,55 +16,52 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 #[derive(Clone)]
-pub(crate) struct Pool(Arc<Shared>);
+pub(crate) struct Pool {
+    setup: Arc<Setup>,
+    peers: Arc<Mutex<FxHashMap<String, Arc<Peer>>>>,
+}
 
-struct Shared {
+struct Setup {
     env: Env,
     hello: Hello,
     connect_timeout: Duration,
-    peers: Mutex<FxHashMap<String, Peer>>,
 }
 
-struct Peer {
+/// A chunkserver.
+pub(crate) struct Peer {
+    address: String,
+    setup: Arc<Setup>,
+    slots: Arc<Semaphore>,
+    /// Bytes asked of it and not here yet.
+    asked: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
     idle: Vec<Arc<Connection>>,
     /// The one that short requests share, while any is under way.
     shared: Weak<Lease>,
-    slots: Arc<Semaphore>,
     /// When it last did not answer.
     failed: Option<Boot>,
-    /// Bytes asked of it and not here yet.
-    asked: Arc<AtomicU64>,
-}
-
-impl Peer {
-    fn new() -> Self {
-        Self {
-            idle: Vec::new(),
-            shared: Weak::new(),
-            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            failed: None,
-            asked: Arc::default(),
-        }
-    }
 }
 
 /// Bytes that are being asked of a server, while this lives.
-pub(crate) struct Asking {
-    asked: Arc<AtomicU64>,
+pub(crate) struct Asking<'a> {
+    peer: &'a Peer,
     bytes: u64,
 }
 
-impl Drop for Asking {
+impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.asked.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.peer.asked.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 /// A connection of one's own for a while; dropped, it goes back if it can be used again.
 pub(crate) struct Lease {
     connection: Arc<Connection>,
-    address: String,
-    pool: Arc<Shared>,
+    peer: Arc<Peer>,
     _slot: OwnedSemaphorePermit,
     /// Was not in the pool before: when it breaks at once the server is at fault, not the idle time.
     pub fresh: bool,
@@ -77,69 +74,84 @@ impl Pool {
             cluster: Bytes::copy_from_slice(cluster.as_bytes()),
             peer: Bytes::copy_from_slice(session.as_bytes()),
         };
-        Self(Arc::new(Shared {
+        let setup = Setup {
             env,
             hello,
             connect_timeout,
-            peers: Mutex::default(),
-        }))
+        };
+        Self {
+            setup: Arc::new(setup),
+            peers: Arc::default(),
+        }
     }
 
-    /// A connection to `address`, idle or new.
+    pub fn peer(&self, address: &str) -> Arc<Peer> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(address) {
+            return peer.clone();
+        }
+        let peer = Arc::new(Peer {
+            address: address.to_owned(),
+            setup: self.setup.clone(),
+            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            asked: AtomicU64::new(0),
+            state: Mutex::default(),
+        });
+        peers.insert(address.to_owned(), peer.clone());
+        peer
+    }
+}
+
+impl Peer {
+    /// A connection to it, idle or new.
     ///
     /// # Errors
     /// `NoAnswer`, which is remembered; `Failed` when the server does not want this client.
-    pub async fn get(&self, address: &str) -> Result<Lease, Trouble> {
-        self.lease(address, true).await
+    pub async fn get(self: &Arc<Self>) -> Result<Lease, Trouble> {
+        self.lease(true).await
     }
 
-    /// A connection to `address` for a short request, with others of them while none is slow.
+    /// A connection for a short request, with others of them while none is slow.
     ///
     /// # Errors
-    /// As [`Pool::get`].
-    pub async fn share(&self, address: &str) -> Result<Arc<Lease>, Trouble> {
-        let shared = self.0.peers().get(address).and_then(|peer| peer.shared.upgrade());
+    /// As [`Peer::get`].
+    pub async fn share(self: &Arc<Self>) -> Result<Arc<Lease>, Trouble> {
+        let shared = self.state().shared.upgrade();
         if let Some(shared) = shared.filter(|shared| shared.flows()) {
             return Ok(shared);
         }
-        let lease = Arc::new(self.get(address).await?);
-        if let Some(peer) = self.0.peers().get_mut(address) {
-            peer.shared = Arc::downgrade(&lease);
-        }
+        let lease = Arc::new(self.get().await?);
+        self.state().shared = Arc::downgrade(&lease);
         Ok(lease)
     }
 
-    /// A new connection to `address`: an idle one turned out to have been closed, and so may the others.
-    pub async fn get_fresh(&self, address: &str) -> Result<Lease, Trouble> {
-        self.lease(address, false).await
+    /// A new connection: an idle one turned out to have been closed, and so may the others.
+    pub async fn get_fresh(self: &Arc<Self>) -> Result<Lease, Trouble> {
+        self.lease(false).await
     }
 
-    async fn lease(&self, address: &str, reuse: bool) -> Result<Lease, Trouble> {
-        let slots = self
-            .0
-            .peers()
-            .entry(address.to_owned())
-            .or_insert_with(Peer::new)
-            .slots
-            .clone();
-        let within = self.0.connect_timeout;
+    async fn lease(self: &Arc<Self>, reuse: bool) -> Result<Lease, Trouble> {
+        let within = self.setup.connect_timeout;
         let busy = || {
+            let address = &self.address;
             Trouble::NoAnswer(format!(
                 "all {CONNECTIONS_MAX} connections to chunkserver {address} are busy"
             ))
         };
-        let slot = match timeout(within, slots.acquire_owned()).await {
-            Ok(Ok(slot)) => slot,
-            _ => return Err(busy()),
+        let slot = match self.slots.clone().try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_) => match timeout(within, self.slots.clone().acquire_owned()).await {
+                Ok(Ok(slot)) => slot,
+                _ => return Err(busy()),
+            },
         };
         let idle = {
-            let mut peers = self.0.peers();
-            let peer = peers.entry(address.to_owned()).or_insert_with(Peer::new);
+            let mut state = self.state();
             if !reuse {
-                peer.idle.clear();
+                state.idle.clear();
             }
             loop {
-                match peer.idle.pop() {
+                match state.idle.pop() {
                     Some(connection) if !connection.idle() => {}
                     other => break other,
                 }
@@ -149,60 +161,45 @@ impl Pool {
         let connection = match idle {
             Some(connection) => connection,
             None => {
-                let opened = Connection::open(&*self.0.env.net, address, self.0.hello.clone(), within).await;
-                Arc::new(opened.inspect_err(|_| self.failed(address))?)
+                let opened = Connection::open(&*self.setup.env.net, &self.address, self.setup.hello.clone(), within);
+                Arc::new(Box::pin(opened).await.inspect_err(|_| self.failed())?)
             }
         };
         Ok(Lease {
             connection,
-            address: address.to_owned(),
-            pool: self.0.clone(),
+            peer: self.clone(),
             _slot: slot,
             fresh,
         })
     }
 
-    /// The server did not answer.
-    pub fn failed(&self, address: &str) {
-        let now = self.0.env.clock.now();
-        let mut peers = self.0.peers();
-        let peer = peers.entry(address.to_owned()).or_insert_with(Peer::new);
-        peer.failed = Some(now);
-        peer.idle.clear();
+    /// It did not answer.
+    pub fn failed(&self) {
+        let now = self.setup.env.clock.now();
+        let mut state = self.state();
+        state.failed = Some(now);
+        state.idle.clear();
     }
 
-    pub fn answered(&self, address: &str) {
-        if let Some(peer) = self.0.peers().get_mut(address) {
-            peer.failed = None;
-        }
+    pub fn answered(&self) {
+        self.state().failed = None;
     }
 
-    /// So many bytes are about to be asked of the server.
-    pub fn ask(&self, address: &str, bytes: u64) -> Asking {
-        let mut peers = self.0.peers();
-        let peer = peers.entry(address.to_owned()).or_insert_with(Peer::new);
-        peer.asked.fetch_add(bytes, Ordering::Relaxed);
-        Asking {
-            asked: peer.asked.clone(),
-            bytes,
-        }
+    /// So many bytes are about to be asked of it.
+    pub fn ask(&self, bytes: u64) -> Asking<'_> {
+        self.asked.fetch_add(bytes, Ordering::Relaxed);
+        Asking { peer: self, bytes }
     }
 
-    /// Whether the server did not answer lately, and is to be asked last; and the bytes asked of it and not here yet.
-    pub fn burden(&self, address: &str) -> (bool, u64) {
-        let now = self.0.env.clock.now();
-        let peers = self.0.peers();
-        let Some(peer) = peers.get(address) else {
-            return (false, 0);
-        };
-        let dead = peer.failed.is_some_and(|at| now.since(at) < DEAD_FOR);
-        (dead, peer.asked.load(Ordering::Relaxed))
+    /// Whether it did not answer lately, and is to be asked last; and the bytes asked of it and not here yet.
+    pub fn burden(&self) -> (bool, u64) {
+        let failed = self.state().failed;
+        let dead = failed.is_some_and(|at| self.setup.env.clock.now().since(at) < DEAD_FOR);
+        (dead, self.asked.load(Ordering::Relaxed))
     }
-}
 
-impl Shared {
-    fn peers(&self) -> MutexGuard<'_, FxHashMap<String, Peer>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -218,10 +215,9 @@ impl Drop for Lease {
         if !self.connection.idle() {
             return;
         }
-        if let Some(peer) = self.pool.peers().get_mut(&self.address)
-            && peer.idle.len() < CONNECTIONS_IDLE_MAX
-        {
-            peer.idle.push(self.connection.clone());
+        let mut state = self.peer.state();
+        if state.idle.len() < CONNECTIONS_IDLE_MAX {
+            state.idle.push(self.connection.clone());
         }
     }
 }

@@ -208,13 +208,18 @@ impl Session {
     ///
     /// # Errors
     /// `NoAnswer` or `MaybeCommitted` after `within`; `Posix`; `Refused`.
-    pub async fn call(&self, request: Request, within: Duration) -> Result<answer::Result> {
+    #[allow(clippy::manual_async_fn)] // whose future would hold the request twice
+    pub fn call(&self, request: Request, within: Duration) -> impl Future<Output = Result<answer::Result>> + Send {
+        async move { self.ask(&request, within).await }
+    }
+
+    async fn ask(&self, request: &Request, within: Duration) -> Result<answer::Result> {
         let deadline = Instant::now() + within;
-        let logged = is_logged(&request);
-        let asked = self.shared.names.ask(&request);
+        let logged = is_logged(request);
+        let asked = self.shared.names.ask(request);
         let mut backoff = Backoff::new();
         loop {
-            let error = match self.attempt(request.clone(), deadline).await {
+            let error = match self.attempt(request, deadline).await {
                 Attempt::Answer(answer) => match answer.result {
                     answer::Result::Error(error) => error,
                     result => {
@@ -258,11 +263,15 @@ impl Session {
         }
     }
 
-    async fn attempt(&self, request: Request, deadline: Instant) -> Attempt {
-        let slot = match timeout_at(deadline, self.shared.slots.clone().acquire_owned()).await {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) => return Attempt::Stopped,
-            Err(_) => return Attempt::Lost { sent: false },
+    async fn attempt(&self, request: &Request, deadline: Instant) -> Attempt {
+        let slots = self.shared.slots.clone();
+        let slot = match slots.clone().try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_) => match Box::pin(timeout_at(deadline, slots.acquire_owned())).await {
+                Ok(Ok(slot)) => slot,
+                Ok(Err(_)) => return Attempt::Stopped,
+                Err(_) => return Attempt::Lost { sent: false },
+            },
         };
         let (reply, answer) = oneshot::channel();
         let number = {
@@ -270,7 +279,7 @@ impl Session {
             if table.stopped {
                 return Attempt::Stopped;
             }
-            table.add(request, reply, slot)
+            table.add(request.clone(), reply, slot)
         };
         let ticket = Ticket {
             shared: &self.shared,

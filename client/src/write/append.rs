@@ -93,7 +93,7 @@ impl<'a> Asking<'a> {
         let head = self.location.members.first();
         let head = head.ok_or_else(|| Trouble::Garbled("the chunk has no members".into()))?;
         if self.connection.is_none() {
-            self.connection = Some(self.core.pool.get(&head.address).await?);
+            self.connection = Some(self.core.pool.peer(&head.address).get().await?);
         }
         if self.answer.is_none()
             && let Some(connection) = &self.connection
@@ -107,7 +107,7 @@ impl<'a> Asking<'a> {
                 grant: self.grant.clone(),
                 epoch: self.location.epoch,
             };
-            self.answer = Some(connection.start(Body::AskRoom(ask), Bytes::new()).await?);
+            self.answer = Some(connection.place().await?.start(Body::AskRoom(ask), Bytes::new()));
         }
         let Some(answer) = &mut self.answer else {
             return Err(Trouble::Garbled("nothing was asked".into()));
@@ -121,7 +121,8 @@ impl<'a> Asking<'a> {
 struct Outgoing {
     number: u64,
     len: usize,
-    frames: Frames,
+    first: (Body, Bytes),
+    more: Vec<(Body, Bytes)>,
 }
 
 /// A record on its way.
@@ -130,9 +131,6 @@ struct Flight {
     len: usize,
     answer: Answer,
 }
-
-/// Of one record, in order.
-type Frames = Vec<(Body, Bytes)>;
 
 impl Core {
     /// Where the record is in the file, once every replica has it.
@@ -212,7 +210,8 @@ impl Core {
         };
         self.bind(node, &location, false);
         let work = node.state().appends.work.clone();
-        let connection = self.pool.get(&head.address).await;
+        let peer = self.pool.peer(&head.address);
+        let connection = peer.get().await;
         let connection = connection.map_err(|e| Setback::at(&location, e, true))?;
         let fresh = connection.fresh;
         let setback = |trouble| Setback::at(&location, trouble, fresh);
@@ -221,13 +220,17 @@ impl Core {
         let mut heard = Instant::now();
         let mut asking = Asking::new(self, &location);
         loop {
-            while let Some(Outgoing { number, len, frames }) =
-                self.next_record_frames(node, &location, &flights, in_flight, &mut asking)
+            while let Some(Outgoing {
+                number,
+                len,
+                first,
+                more,
+            }) = self.next_record_frames(node, &location, &flights, in_flight, &mut asking)
             {
                 if flights.is_empty() {
                     heard = Instant::now();
                 }
-                let answer = connection.start_all(frames).await.map_err(setback)?;
+                let answer = connection.place().await.map_err(setback)?.start_all(first, more);
                 flights.push_back(Flight { number, len, answer });
                 in_flight += len;
             }
@@ -261,7 +264,7 @@ impl Core {
                     };
                     heard = Instant::now();
                     stall.progress();
-                    self.pool.answered(&head.address);
+                    peer.answered();
                     let Some(Flight { number, len, .. }) = flights.pop_front() else { continue };
                     in_flight -= len;
                     if !node.state().appended(&location, number, offset) {
@@ -346,15 +349,17 @@ impl Core {
             epoch: location.epoch,
         };
         let first = record.data.slice(..len.min(FRAME_PAYLOAD_BYTES_MAX));
-        let mut frames = vec![(Body::Append(append), first)];
-        for start in (FRAME_PAYLOAD_BYTES_MAX..len).step_by(FRAME_PAYLOAD_BYTES_MAX) {
-            let more = record.data.slice(start..len.min(start + FRAME_PAYLOAD_BYTES_MAX));
-            frames.push((Body::AppendMore(data::AppendMore {}), more));
-        }
+        let more = (FRAME_PAYLOAD_BYTES_MAX..len)
+            .step_by(FRAME_PAYLOAD_BYTES_MAX)
+            .map(|start| {
+                let more = record.data.slice(start..len.min(start + FRAME_PAYLOAD_BYTES_MAX));
+                (Body::AppendMore(data::AppendMore {}), more)
+            });
         Some(Outgoing {
             number: record.number,
             len,
-            frames,
+            first: (Body::Append(append), first),
+            more: more.collect(),
         })
     }
 }

@@ -79,11 +79,8 @@ impl Core {
             Some(chunk) => chunk.work.clone(),
             None => return Ok(()),
         };
-        let connection = self
-            .pool
-            .get(&head.address)
-            .await
-            .map_err(|e| Setback::at(&location, e, true))?;
+        let peer = self.pool.peer(&head.address);
+        let connection = peer.get().await.map_err(|e| Setback::at(&location, e, true))?;
         let fresh = connection.fresh;
         let setback = |trouble| Setback::at(&location, trouble, fresh);
         let mut flights: VecDeque<Flight> = VecDeque::new();
@@ -107,7 +104,11 @@ impl Core {
                 if flights.is_empty() {
                     heard = Instant::now();
                 }
-                let answer = connection.start(Body::Write(write), payload).await.map_err(setback)?;
+                let answer = connection
+                    .place()
+                    .await
+                    .map_err(setback)?
+                    .start(Body::Write(write), payload);
                 flights.push_back(Flight { number, len, answer });
                 in_flight += len;
             }
@@ -123,7 +124,7 @@ impl Core {
                     }
                     heard = Instant::now();
                     stall.progress();
-                    self.pool.answered(&head.address);
+                    peer.answered();
                     in_flight -= *len;
                     let known = node.state().acknowledged(index, *number, version);
                     node.progress.notify_waiters();
@@ -180,7 +181,7 @@ impl Core {
             sequence,
             serial: 0,
             offset,
-            checksums: checksums(offset, &payload),
+            checksums: checksums(offset, &payload).collect(),
             grant,
             epoch: location.epoch,
             disk: location

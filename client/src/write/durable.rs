@@ -171,7 +171,8 @@ impl Core {
             head.ok_or_else(|| Setback::at(&location, Trouble::Garbled("the chunk has no members".into()), true))?;
         let connection = self
             .pool
-            .get(&head.address)
+            .peer(&head.address)
+            .get()
             .await
             .map_err(|e| Setback::at(&location, e, true))?;
         let covers = node.state().chunks.get(&index).map(|c| c.done());
@@ -182,7 +183,7 @@ impl Core {
         };
         // disks may have much to write: longer than a frame may take
         let within = self.config.server_timeout.max(self.config.timeout * 2 / 3);
-        let answer = connection.ask(Body::Sync(sync), within).await;
+        let answer = connection.ask(|| Body::Sync(sync), within).await;
         match answer.map_err(|e| Setback::at(&location, e, connection.fresh))?.body {
             Body::Acknowledged(_) => {}
             _ => {

@@ -6,6 +6,7 @@ use crate::{Attr, Error, Location, Result};
 use cairn_proto::session::{Allocate, Complain, Locate, Locations, answer, call::Request};
 use cairn_types::Inode;
 use cairn_types::layout::chunk_count;
+use std::sync::Arc;
 use std::time::Duration;
 
 impl Core {
@@ -17,7 +18,7 @@ impl Core {
         count: u32,
         for_write: bool,
         within: Duration,
-    ) -> Result<(Vec<Location>, Option<Attr>)> {
+    ) -> Result<(Vec<Arc<Location>>, Option<Attr>)> {
         let request = Request::Locate(Locate {
             inode: ino.0,
             first,
@@ -27,13 +28,13 @@ impl Core {
         self.locations_of(self.session.call(request, within).await?)
     }
 
-    fn locations_of(&self, answer: answer::Result) -> Result<(Vec<Location>, Option<Attr>)> {
+    fn locations_of(&self, answer: answer::Result) -> Result<(Vec<Arc<Location>>, Option<Attr>)> {
         let answer::Result::Locations(Locations { chunks, attr }) = answer else {
             return Err(mismatch(self, "locations"));
         };
         let chunks = chunks
             .into_iter()
-            .map(Location::try_from)
+            .map(|chunk| Location::try_from(chunk).map(Arc::new))
             .collect::<std::result::Result<_, _>>();
         let attr = attr.map(Attr::try_from).transpose();
         Ok((
@@ -42,18 +43,14 @@ impl Core {
         ))
     }
 
-    /// Where chunk `index` is, for a reader; `None`: a hole. With `anew` what is known is not believed. The second part
-    /// says whether the master was asked just now.
+    /// Where chunk `index` is as the master has it now, for a reader; `None`: a hole. `anew`: not for the first time.
     pub async fn locate_for_read(
         &self,
         node: &Node,
         index: u32,
         anew: bool,
         within: Duration,
-    ) -> Result<(Option<Location>, bool)> {
-        if !anew && let Some(slot) = node.state().slots.get(&index) {
-            return Ok((Some(slot.location.clone()), false));
-        }
+    ) -> Result<Option<Arc<Location>>> {
         let count = match anew {
             true => 1,
             false => (chunk_count(node.state().size()).saturating_sub(index)).clamp(1, LOCATE_AHEAD),
@@ -76,11 +73,11 @@ impl Core {
         }
         drop(state);
         node.progress.notify_waiters();
-        Ok((wanted, true))
+        Ok(wanted)
     }
 
     /// Where chunk `index` is, for a writer: found, or allocated.
-    pub(super) async fn locate_for_write(&self, node: &Node, index: u32, within: Duration) -> Result<Location> {
+    pub(super) async fn locate_for_write(&self, node: &Node, index: u32, within: Duration) -> Result<Arc<Location>> {
         let known = |node: &Node| match node.state().slots.get(&index) {
             Some(Slot {
                 location,
@@ -137,7 +134,7 @@ impl Core {
     }
 
     /// What the location of a chunk means for what is to be written to it. `new`: it has just been allocated.
-    pub(super) fn bind(&self, node: &Node, location: &Location, new: bool) {
+    pub(super) fn bind(&self, node: &Node, location: &Arc<Location>, new: bool) {
         let mut state = node.state();
         state.writing = true;
         state.place(location.clone(), true);
@@ -157,7 +154,7 @@ impl Core {
     }
 
     /// The grant of chunk 0 that came with the file's creation.
-    pub fn granted(&self, node: &Node, location: &Location) {
+    pub fn granted(&self, node: &Node, location: &Arc<Location>) {
         self.bind(node, location, true);
     }
 
@@ -179,7 +176,7 @@ impl Core {
         complaint: Complain,
         index: u32,
         within: Duration,
-    ) -> Result<Option<Location>> {
+    ) -> Result<Option<Arc<Location>>> {
         let handle = complaint.handle;
         let answer = self.session.call(Request::Complain(complaint), within).await?;
         let (found, _) = self.locations_of(answer)?;

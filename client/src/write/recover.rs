@@ -10,6 +10,7 @@ use crate::{Error, Location, Result};
 use bytes::Bytes;
 use cairn_proto::common::ErrorCode;
 use cairn_proto::session::Complain;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,16 +20,16 @@ pub(super) enum Setback {
     Master(Error),
     /// The head of `location` did not do it. `fresh`: on a connection that was made for it.
     Head {
-        location: Box<Location>,
+        location: Arc<Location>,
         trouble: Trouble,
         fresh: bool,
     },
 }
 
 impl Setback {
-    pub fn at(location: &Location, trouble: Trouble, fresh: bool) -> Self {
+    pub fn at(location: &Arc<Location>, trouble: Trouble, fresh: bool) -> Self {
         Setback::Head {
-            location: Box::new(location.clone()),
+            location: location.clone(),
             trouble,
             fresh,
         }
@@ -145,7 +146,7 @@ impl Core {
         if let (Trouble::NoAnswer(_), Some(head)) = (&trouble, head)
             && fresh
         {
-            self.pool.failed(&head.address);
+            self.pool.peer(&head.address).failed();
         }
         if stall.left().is_zero() {
             return Err(self.gave_up(node, index).await);
