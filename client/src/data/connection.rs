@@ -151,6 +151,11 @@ impl Connection {
                 return Err(Trouble::NoAnswer(cause));
             }
         };
+        Ok(Self::over(stream, address))
+    }
+
+    /// Hello and welcome have been said on `stream`.
+    fn over(stream: BoxStream, address: &str) -> Self {
         let (requests, queue) = mpsc::channel(PIPELINE_MAX);
         let life = Arc::new(Life {
             address: address.to_owned(),
@@ -160,11 +165,11 @@ impl Connection {
             cause: Mutex::new(None),
         });
         let task = AbortOnDropHandle::new(inline::spawn(run(stream, queue, life.clone())));
-        Ok(Self {
+        Self {
             requests,
             life,
             _task: task,
-        })
+        }
     }
 
     /// A place behind the requests before it.
@@ -308,5 +313,70 @@ async fn receive(
         life.in_flight.fetch_sub(1, Ordering::Relaxed);
         // a caller that no longer waits is none of the connection's business
         let _ = answer.send(frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_proto::data::Read;
+    use tokio::io::AsyncWrite;
+
+    /// Counts writes and the bytes in them; there is never anything to read.
+    #[derive(Clone, Default)]
+    struct Counting(Arc<(AtomicUsize, AtomicUsize)>);
+
+    impl AsyncRead for Counting {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Counting {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.0.fetch_add(1, Ordering::Relaxed);
+            self.0.1.fetch_add(buf.len(), Ordering::Relaxed);
+            Poll::Ready(Ok(buf.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl cairn_io::Stream for Counting {}
+
+    impl Counting {
+        async fn until_bytes(&self, bytes: usize) {
+            let written = async {
+                while self.0.1.load(Ordering::Relaxed) < bytes {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(10), written).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_of_tasks_that_are_ready_leave_in_one_write_while_an_answer_is_awaited() {
+        let written = Counting::default();
+        let connection = Arc::new(Connection::over(Box::new(written.clone()), "server"));
+        let ask = async |connection: &Connection| {
+            let place = connection.place().await.unwrap();
+            place.start(Body::Read(Read::default()), Bytes::new())
+        };
+        let _first = ask(&connection).await;
+        written.until_bytes(1).await;
+        let each = written.0.1.load(Ordering::Relaxed);
+
+        let _second = ask(&connection).await;
+        // has its turn behind the connection's
+        let shared = connection.clone();
+        let third = tokio::spawn(async move { ask(&shared).await });
+        let _third = third.await.unwrap();
+        written.until_bytes(3 * each).await;
+        assert_eq!(written.0.0.load(Ordering::Relaxed), 2);
     }
 }
