@@ -39,13 +39,9 @@ impl Inbox {
     }
 
     fn put(&self, task: Arc<Task>) {
-        let mut tasks = self.tasks();
-        tasks.push(task);
-        let first = tasks.len() == 1;
-        drop(tasks);
-        if first {
-            self.reader.wake();
-        }
+        self.tasks().push(task);
+        // finds no waker until the reader has looked again
+        self.reader.wake();
     }
 
     /// Lets in what has come; for as long as the runtime lives.
