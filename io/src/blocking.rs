@@ -64,14 +64,13 @@ fn time<T>(f: impl FnOnce() -> T) -> (T, bool) {
     (value, begun.elapsed() >= SHORT)
 }
 
-/// What takes less has not waited for a disk; it is shorter than to ask the kernel.
+/// What takes less holds up others no longer than a change of thread would, whether it waited or not.
 const SHORT: Duration = Duration::from_micros(50);
-/// Calls that are watched after one that was not short.
-const WATCHED: u32 = 64;
 const PROBATION_MIN: u32 = 64;
 const PROBATION_MAX: u32 = 1 << 16;
 /// Calls in the calling task without a wait after which those before them are forgiven: one in so many may be for a
-/// lock or for memory, and holds up the others for less than to change threads each time.
+/// lock or for memory, and holds up the others for less than to change threads each time. So many are watched after one
+/// that was not short, so that all waits are seen but those that would be forgiven.
 const FORGIVEN_AFTER: u32 = 1000;
 
 /// Whether calls of one kind, at one place, wait. One that does puts all on other threads until many in a row have not
@@ -115,7 +114,7 @@ impl Habit {
         }
         let (value, long) = time(f);
         if long {
-            self.watched.store(WATCHED, Ordering::Relaxed);
+            self.watched.store(FORGIVEN_AFTER, Ordering::Relaxed);
         }
         (value, false)
     }
@@ -204,7 +203,7 @@ mod tests {
         let habit = Habit::default();
         let waited = [(); 2].map(|()| habit.watch_if_long(wait).1);
         assert_eq!(waited, [false, true]);
-        for _ in 1..WATCHED {
+        for _ in 1..FORGIVEN_AFTER {
             assert!(!habit.watch_if_long(|| ()).1);
         }
         // forgotten, unless it happens again

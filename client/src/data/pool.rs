@@ -15,10 +15,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-#[derive(Clone)]
 pub(crate) struct Pool {
     setup: Arc<Setup>,
-    peers: Arc<Mutex<FxHashMap<String, Arc<Peer>>>>,
+    peers: Mutex<FxHashMap<String, Arc<Peer>>>,
 }
 
 struct Setup {
@@ -81,7 +80,7 @@ impl Pool {
         };
         Self {
             setup: Arc::new(setup),
-            peers: Arc::default(),
+            peers: Mutex::default(),
         }
     }
 
