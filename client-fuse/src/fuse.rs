@@ -57,14 +57,22 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// How long the kernel may keep attributes and a name that were asked for, or proved, so long ago.
-    fn left(&self, age: Duration) -> (Duration, Duration) {
-        (self.attr_ttl.saturating_sub(age), self.entry_ttl.saturating_sub(age))
+    /// How long the kernel may keep a name that was asked for, or proved, so long ago.
+    fn of_name(&self, age: Duration) -> Duration {
+        self.entry_ttl.saturating_sub(age)
+    }
+
+    /// As `of_name`. What is being written gets other times when it is committed, of which nobody tells the kernel.
+    fn of_attr(&self, attr: &Attr, age: Duration) -> Duration {
+        match attr.being_written {
+            true => Duration::ZERO,
+            false => self.attr_ttl.saturating_sub(age),
+        }
     }
 
     /// Where the kernel takes one figure for the name and the attributes.
-    fn left_of_both(&self, age: Duration) -> Duration {
-        self.attr_ttl.min(self.entry_ttl).saturating_sub(age)
+    fn of_both(&self, attr: &Attr, age: Duration) -> Duration {
+        self.of_attr(attr, age).min(self.of_name(age))
     }
 }
 
@@ -143,6 +151,12 @@ impl<F: FileSystem> Drop for Changing<F> {
             }
         }
     }
+}
+
+fn found_or_not(limits: &Limits, found: Option<Attr>, age: Duration, reply: ReplyEntry) {
+    let attr_ttl = found.as_ref().map_or(Duration::ZERO, |attr| limits.of_attr(attr, age));
+    let attr = found.map_or(NO_SUCH_NAME, |attr| file_attr(&attr));
+    reply.entry_with_ttls(&attr_ttl, &limits.of_name(age), &attr, GENERATION);
 }
 
 /// A reply that can say no.
@@ -269,7 +283,8 @@ impl<F: FileSystem> Adapter<F> {
     ) {
         let (limits, asked) = (self.0.limits, Instant::now());
         self.run(op, parent, reply, work, move |reply, attr| {
-            let (attr_ttl, entry_ttl) = limits.left(asked.elapsed());
+            let age = asked.elapsed();
+            let (attr_ttl, entry_ttl) = (limits.of_attr(&attr, age), limits.of_name(age));
             reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(&attr), GENERATION);
         });
     }
@@ -283,7 +298,7 @@ impl<F: FileSystem> Adapter<F> {
     ) {
         let (limits, asked) = (self.0.limits, Instant::now());
         self.run(op, ino, reply, work, move |reply, attr| {
-            reply.attr(&limits.left(asked.elapsed()).0, &file_attr(&attr))
+            reply.attr(&limits.of_attr(&attr, asked.elapsed()), &file_attr(&attr))
         });
     }
 
@@ -354,21 +369,18 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (limits, asked) = (self.0.limits, Instant::now());
         if let Some((found, age)) = self.0.fs.known_name(inode(parent), name.as_bytes()) {
-            let attr = found.map_or(NO_SUCH_NAME, |attr| file_attr(&attr));
-            let (attr_ttl, entry_ttl) = limits.left(age);
-            return reply.entry_with_ttls(&attr_ttl, &entry_ttl, &attr, GENERATION);
+            return found_or_not(&limits, found, age, reply);
         }
         let (fs, name) = (self.0.fs.clone(), bytes(name));
         let work = async move {
             match fs.lookup(inode(parent), &name).await {
-                Ok(attr) => Ok(file_attr(&attr)),
-                Err(e) if e.errno() == Linux::NOENT.raw_os_error() && !limits.entry_ttl.is_zero() => Ok(NO_SUCH_NAME),
+                Ok(attr) => Ok(Some(attr)),
+                Err(e) if e.errno() == Linux::NOENT.raw_os_error() && !limits.entry_ttl.is_zero() => Ok(None),
                 Err(e) => Err(e),
             }
         };
-        self.run("lookup", parent, reply, work, move |reply, attr| {
-            let (attr_ttl, entry_ttl) = limits.left(asked.elapsed());
-            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &attr, GENERATION);
+        self.run("lookup", parent, reply, work, move |reply, found| {
+            found_or_not(&limits, found, asked.elapsed(), reply);
         });
     }
 
@@ -379,7 +391,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         if let Some((attr, age)) = self.0.fs.known_attr(inode(ino)) {
-            return reply.attr(&self.0.limits.left(age).0, &file_attr(&attr));
+            return reply.attr(&self.0.limits.of_attr(&attr, age), &file_attr(&attr));
         }
         let fs = self.0.fs.clone();
         self.attr("getattr", ino, reply, async move { fs.getattr(inode(ino)).await });
@@ -554,7 +566,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         let (shared, asked) = (self.0.clone(), Instant::now());
         self.run("create", parent, reply, work, move |reply, (attr, opened)| {
             let (handle, flags) = shared.opened(opened, OpenFlags(flags));
-            let ttl = shared.limits.left_of_both(asked.elapsed());
+            let ttl = shared.limits.of_both(&attr, asked.elapsed());
             reply.created(&ttl, &file_attr(&attr), GENERATION, handle, flags);
         });
     }
@@ -681,8 +693,8 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let limits = self.0.limits;
         self.list(ino, fh, offset, true, reply, move |mut reply, items, age| {
-            let ttl = limits.left_of_both(age);
             let full = |item: &DirectoryItem| {
+                let ttl = limits.of_both(&item.attr, age);
                 let (attr, name) = (file_attr(&item.attr), OsStr::from_bytes(&item.name));
                 reply.add(attr.ino, item.offset, name, &ttl, &attr, GENERATION)
             };

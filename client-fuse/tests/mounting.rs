@@ -54,6 +54,7 @@ impl OneFile {
             goal: 3,
             allocated_bytes: size,
             no_xattrs: false,
+            being_written: false,
         })
     }
 }

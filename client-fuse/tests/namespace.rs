@@ -121,6 +121,35 @@ fn times_are_set_to_now_to_a_value_and_to_values_before_1970() {
     });
 }
 
+/// The kernel keeps what it is told of a file: the times of before a write not beyond the write's commit.
+#[test]
+fn the_time_of_a_write_is_seen_after_close_by_who_looked_before() {
+    let Some(place) = Place::new("late_times") else { return };
+    let path = place.path().join("file");
+    fs::write(&path, "before").unwrap();
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1234);
+    let modified = || fs::metadata(&path).unwrap().modified().unwrap();
+    for looks in 0..3 {
+        File::open(&path).unwrap().set_modified(old).unwrap();
+        assert_eq!(modified(), old);
+        let mut file = File::options().write(true).open(&path).unwrap();
+        file.write_all(b"now").unwrap();
+        match looks {
+            0 => assert_eq!(file.metadata().unwrap().len(), 6),
+            1 => file.set_permissions(PermissionsExt::from_mode(0o600)).unwrap(),
+            _ => assert_eq!(
+                fs::read_dir(place.path())
+                    .unwrap()
+                    .map(|e| e.unwrap().metadata().unwrap())
+                    .count(),
+                1
+            ),
+        }
+        drop(file);
+        assert_ne!(modified(), old, "looked in way {looks}");
+    }
+}
+
 #[test]
 fn an_explicit_mtime_outlives_writes_that_were_queued_before_it() {
     let Some(place) = Place::new("late_flush") else { return };

@@ -157,6 +157,7 @@ impl State {
     pub fn local_attr(&self) -> Attr {
         Attr {
             size: self.size(),
+            being_written: !self.is_clean(),
             ..self.attr.clone()
         }
     }

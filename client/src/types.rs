@@ -69,6 +69,8 @@ pub struct Attr {
     pub allocated_bytes: u64,
     /// Certainly no extended attributes.
     pub no_xattrs: bool,
+    /// This client has written what is not committed yet: size and times will be others without anybody's push.
+    pub being_written: bool,
 }
 
 impl Attr {
@@ -91,6 +93,7 @@ impl Attr {
             goal: 0,
             allocated_bytes: 0,
             no_xattrs: false,
+            being_written: false,
         }
     }
 }
@@ -115,6 +118,7 @@ impl TryFrom<wire::Attr> for Attr {
             goal: u8::try_from(a.goal).map_err(|_| Malformed::Range("goal"))?,
             allocated_bytes: a.allocated_bytes,
             no_xattrs: a.no_xattrs,
+            being_written: false,
         })
     }
 }

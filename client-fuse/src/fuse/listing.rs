@@ -130,6 +130,7 @@ mod tests {
             goal: 0,
             allocated_bytes: 0,
             no_xattrs: true,
+            being_written: false,
         }
     }
 
