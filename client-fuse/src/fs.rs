@@ -190,6 +190,9 @@ impl FileSystem for CairnFs {
     }
 
     fn open_known(&self, ino: Inode, mode: OpenMode) -> Option<Opened<File>> {
+        if mode.truncate && self.may_have_set_id(ino) {
+            return None;
+        }
         if mode == OpenMode::READ {
             let ready = lock(&self.following).take(ino);
             if let Some(file) = ready.filter(|file| file.is_known(self.known_for)) {

@@ -159,6 +159,67 @@ fn names_that_a_mount_knows_without_asking_are_right_as_soon_as_the_other_mounts
     assert_eq!(get(&here.join("made/x")), Ok(1), "an attribute that was set there");
 }
 
+/// What was closed empty is opened again without asking, also to be cut, unless somebody did something to it.
+#[test]
+fn an_empty_file_is_written_by_whoever_opens_it_next() {
+    let Some(cluster) = Cluster::alone(Terms::default()) else {
+        return;
+    };
+    let (here, there) = (cluster.mountpoint(0), cluster.mountpoint(1));
+    let append = |path: &Path, text: &str| {
+        let mut file = File::options().append(true).open(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    let write = |path: &Path, text: &str| fs::write(path, text).unwrap();
+    let cut = |path: &Path| read_write(path).set_len(0).unwrap();
+    let between: [(&str, &dyn Fn(&Path)); 8] = [
+        ("nothing", &|_| {}),
+        ("cut", &cut),
+        ("made longer and cut", &|path| {
+            read_write(path).set_len(10).unwrap();
+            cut(path);
+        }),
+        ("opened to be cut", &|path| write(path, "")),
+        ("written and cut", &|path| {
+            write(path, "what is cut");
+            cut(path);
+        }),
+        ("opened and closed", &|path| drop(read_write(path))),
+        ("given times", &|path| {
+            read_write(path)
+                .set_modified(std::time::SystemTime::UNIX_EPOCH)
+                .unwrap()
+        }),
+        ("given a mode", &|path| {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o640)).unwrap()
+        }),
+    ];
+    for (what, between) in between {
+        for by in [&here, &there] {
+            for (n, next) in [&write as &dyn Fn(&Path, &str), &append].into_iter().enumerate() {
+                let name = "file";
+                write(&here.join(name), "");
+                between(&by.join(name));
+                next(&here.join(name), "mine");
+                let seen = [&here, &there].map(|d| fs::read_to_string(d.join(name)).unwrap());
+                assert_eq!(seen, ["mine", "mine"], "{what} on {}, {n}", by.display());
+                fs::remove_file(there.join(name)).unwrap();
+            }
+        }
+    }
+    // to be cut moves its times, though there is nothing to be cut
+    let file = here.join("touched");
+    write(&file, "");
+    let made = fs::metadata(&file).unwrap().modified().unwrap();
+    write(&file, "");
+    let touched = fs::metadata(&file).unwrap().modified().unwrap();
+    assert!(touched > made);
+    assert_eq!(
+        fs::metadata(there.join("touched")).unwrap().modified().unwrap(),
+        touched
+    );
+}
+
 /// As above; a directory that is known whole is listed without asking.
 #[test]
 fn a_directory_that_a_mount_knows_is_listed_as_the_other_mount_left_it() {

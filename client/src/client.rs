@@ -359,7 +359,7 @@ impl Client {
                 core.release(&node);
                 return Err(error);
             }
-            core.take_kept(attr.ino);
+            core.take_kept(&node);
         }
         *opens += 1;
         drop(opens);
@@ -385,16 +385,16 @@ impl Client {
     }
 
     /// Opens it without asking the master, if that takes it for open in this client's hands anyway and its attributes are
-    /// known, as for [`Client::known_name`].
+    /// known, as for [`Client::known_name`]. To cut it, it has to be empty: its times are moved by the next commit.
     pub fn open_known(&self, ino: Inode, mode: OpenMode, within: Duration) -> Option<File> {
         let core = self.core();
-        if mode.truncate || !core.may_open_unasked(ino) {
+        if !core.may_open_unasked(ino) {
             return None;
         }
         let (attr, _) = core.session.names().attr(ino, within)?;
         let attr = Attr::try_from(attr).ok()?;
         let node = core.use_node(ino);
-        match self.open_node_known(&node, attr) {
+        match self.open_node_known(&node, attr, mode) {
             Some(()) => Some(File::new(self.0.clone(), node, mode)),
             None => {
                 core.release(&node);
@@ -403,15 +403,31 @@ impl Client {
         }
     }
 
-    fn open_node_known(&self, node: &Arc<Node>, attr: Attr) -> Option<()> {
+    fn open_node_known(&self, node: &Arc<Node>, attr: Attr, mode: OpenMode) -> Option<()> {
+        let core = self.core();
         let mut opens = node.gate.try_lock().ok()?;
-        let epoch = node.state().epoch;
+        let (epoch, generation) = (node.state().epoch, attr.generation);
         if *opens == 0 {
             // a push since the attributes were looked up has taken it
-            let closed = self.core().take_kept(node.ino)?;
-            self.core().opened_as_of(node, attr, closed.name, closed.chunks, epoch);
+            let closed = match mode.truncate {
+                true => core.take_unwritten(node, generation)?,
+                false => core.take_kept(node)?,
+            };
+            let unwritten = mode.write && closed.unwritten == Some(generation);
+            let first = closed.chunks.first().filter(|_| unwritten).cloned();
+            core.opened_as_of(node, attr, closed.name, closed.chunks, epoch);
+            if let Some(first) = first.filter(|_| node.state().epoch == epoch) {
+                core.granted(node, &first);
+                node.state().granted_before = true;
+            }
+        } else if mode.truncate {
+            return None;
         } else {
-            self.core().opened(node, attr, Bytes::new(), false);
+            core.opened(node, attr, Bytes::new(), false);
+        }
+        if mode.truncate {
+            node.state().touched = true;
+            core.mark_dirty(node.ino);
         }
         *opens += 1;
         Some(())
@@ -440,7 +456,7 @@ impl Client {
         }
         let epoch = node.state().epoch;
         let (attr, mut chunks, name) = self.call_open(node.ino, mode.truncate).await?;
-        core.take_kept(node.ino);
+        core.take_kept(node);
         chunks.retain(|chunk| chunk.inode == node.ino);
         if mode.truncate {
             core.opened(node, attr, name, true);

@@ -2,7 +2,7 @@
 //! commit interval, and files that were dropped without a close are closed.
 use crate::data::Pool;
 use crate::kept::{Closed, Kept};
-use crate::limits::{KEPT_CHUNKS, KEPT_FOR, PARALLEL_MAX, SEQUENCES_MAX};
+use crate::limits::{KEPT_CHUNKS, KEPT_FOR, PARALLEL_MAX, SEQUENCES_MAX, UNWRITTEN_FOR};
 use crate::node::Node;
 use crate::read::Pace;
 use crate::session::{Host, Session};
@@ -207,15 +207,16 @@ impl Core {
     }
 
     /// One open of `node` ends. The master is told of the last, unless the file is kept (`kept`): then only that nothing
-    /// is being written any more.
+    /// is being written any more, and not even that of one that was not written at all.
     pub async fn leave(&self, node: &Node) {
         let mut opens = node.gate.lock().await;
         *opens = opens.saturating_sub(1);
         if *opens > 0 {
             return;
         }
-        let wrote = node.state().end_writing();
-        let keep = self.keep(node);
+        let unwritten = node.state().unwritten();
+        let keep = self.keep(node, unwritten);
+        let wrote = (!keep || unwritten.is_none()) && node.state().end_writing();
         if wrote || !keep {
             self.session.closed(node.ino, keep);
         }
@@ -224,25 +225,39 @@ impl Core {
     }
 
     /// Its next open need not ask the master, unless something happens to it. By who holds its gate.
-    fn keep(&self, node: &Node) -> bool {
+    fn keep(&self, node: &Node, unwritten: Option<u64>) -> bool {
         let names = self.session.names();
         let (chunks, name) = {
             let mut state = node.state();
-            if state.error.is_some() || !state.is_clean() || !names.has_file(node.ino) {
+            if state.error.is_some() || !state.is_settled() || !names.has_file(node.ino) {
                 return false;
             }
             let slots = std::mem::take(&mut state.slots).into_values();
             let locations = slots.map(|slot| slot.location).take(KEPT_CHUNKS);
             (locations.collect(), state.name.clone())
         };
-        self.state().kept.put(node.ino, chunks, name);
+        self.state().kept.put(node.ino, chunks, name, unwritten);
         // what happened to it a moment ago did not find it there
         names.has_file(node.ino) || self.state().kept.take(node.ino).is_none()
     }
 
     /// What `leave` has kept of it, if that may still be believed; the file is open from then on. By who holds its gate.
-    pub fn take_kept(&self, ino: Inode) -> Option<Closed> {
-        self.state().kept.take(ino)
+    pub fn take_kept(&self, node: &Node) -> Option<Closed> {
+        let closed = self.state().kept.take(node.ino)?;
+        node.state().writing |= closed.unwritten.is_some();
+        Some(closed)
+    }
+
+    /// As `take_kept`, if there is nothing in it to be cut.
+    pub fn take_unwritten(&self, node: &Node, generation: u64) -> Option<Closed> {
+        let mut state = self.state();
+        let closed = match state.kept.is_unwritten(node.ino, generation) {
+            true => state.kept.take(node.ino),
+            false => None,
+        };
+        drop(state);
+        node.state().writing |= closed.is_some();
+        closed
     }
 
     /// It is open here, or kept.
@@ -275,6 +290,15 @@ impl Core {
             }
             drop(opens);
             self.release(&node);
+        }
+    }
+
+    /// The master is told that those closed before will not be written.
+    fn give_back_unwritten(&self, before: Instant) {
+        let mut state = self.state();
+        // whoever opens it from here on, and writes, asks behind this
+        while let Some(ino) = state.kept.next_to_give_back(before) {
+            self.session.closed(ino, true);
         }
     }
 
@@ -357,6 +381,9 @@ impl Core {
         let mut ticks = self.interval();
         loop {
             ticks.tick().await;
+            if let Some(before) = Instant::now().checked_sub(UNWRITTEN_FOR) {
+                self.give_back_unwritten(before);
+            }
             if let Some(before) = Instant::now().checked_sub(KEPT_FOR) {
                 self.state().kept.give_up_old(before);
                 self.close_given_up().await;
@@ -369,7 +396,7 @@ impl Core {
                         tracing::debug!(inode = node.ino.0, "not committed yet: {error}");
                     }
                     let state = node.state();
-                    if state.is_clean() {
+                    if state.is_settled() {
                         self.state().dirty.remove(&node.ino);
                     }
                 })

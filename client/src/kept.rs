@@ -1,7 +1,8 @@
 //! Files that were closed here and that the master still takes for open, so that their next open need not ask it: it
 //! tells this client of what others do to them as of any open file. NFSv4 lends such files out (delegations); here nothing
 //! is lent, a close is only not told. It is told at once when the file has lost its last name or another client has changed
-//! it, and after a while in any case.
+//! it, and after a while in any case. Of a file that was made and closed empty it is not told either, for some seconds,
+//! that nothing will be written: who opens it to write has its first chunk already.
 use crate::Location;
 use crate::limits::KEPT_MAX;
 use bytes::Bytes;
@@ -16,6 +17,8 @@ pub(crate) struct Kept {
     files: FxHashMap<Inode, Closed>,
     /// In the order in which they were closed.
     order: BTreeMap<u64, Inode>,
+    /// Of them those that are unwritten.
+    unwritten: BTreeMap<u64, Inode>,
     closes: u64,
     given_up: Vec<Inode>,
 }
@@ -24,27 +27,32 @@ pub(crate) struct Kept {
 pub(crate) struct Closed {
     pub chunks: Vec<Arc<Location>>,
     pub name: Bytes,
+    /// As long as its contents are of this generation the file is empty, and its only chunk this client's to write.
+    pub unwritten: Option<u64>,
     since: Instant,
     number: u64,
 }
 
 impl Kept {
-    pub fn put(&mut self, ino: Inode, chunks: Vec<Arc<Location>>, name: Bytes) {
+    pub fn put(&mut self, ino: Inode, chunks: Vec<Arc<Location>>, name: Bytes, unwritten: Option<u64>) {
         self.take(ino);
         self.closes += 1;
         self.order.insert(self.closes, ino);
+        if unwritten.is_some() {
+            self.unwritten.insert(self.closes, ino);
+        }
         let closed = Closed {
             chunks,
             name,
+            unwritten,
             since: Instant::now(),
             number: self.closes,
         };
         self.files.insert(ino, closed);
         if self.files.len() > KEPT_MAX
-            && let Some((_, oldest)) = self.order.pop_first()
+            && let Some((_, oldest)) = self.order.first_key_value()
         {
-            self.files.remove(&oldest);
-            self.given_up.push(oldest);
+            self.give_up(*oldest);
         }
     }
 
@@ -52,11 +60,30 @@ impl Kept {
         self.files.contains_key(&ino)
     }
 
+    /// It is empty at this generation of its contents, and may be written.
+    pub fn is_unwritten(&self, ino: Inode, generation: u64) -> bool {
+        self.files
+            .get(&ino)
+            .is_some_and(|closed| closed.unwritten == Some(generation))
+    }
+
     /// It is open again, or closed for good: the caller's to say to the master.
     pub fn take(&mut self, ino: Inode) -> Option<Closed> {
         let closed = self.files.remove(&ino)?;
         self.order.remove(&closed.number);
+        self.unwritten.remove(&closed.number);
         Some(closed)
+    }
+
+    /// One that was closed before, and whose only chunk is from now on the master's to do with as it likes.
+    pub fn next_to_give_back(&mut self, before: Instant) -> Option<Inode> {
+        let first = self.unwritten.first_entry()?;
+        let closed = self.files.get_mut(first.get())?;
+        if closed.since >= before {
+            return None;
+        }
+        closed.unwritten = None;
+        Some(first.remove())
     }
 
     /// The master is to be told of its close. False: it is not here.
@@ -70,6 +97,7 @@ impl Kept {
 
     pub fn give_up_all(&mut self) {
         self.order.clear();
+        self.unwritten.clear();
         self.given_up.extend(self.files.drain().map(|(ino, _)| ino));
     }
 
@@ -102,7 +130,7 @@ mod tests {
     use std::time::Duration;
 
     fn put(kept: &mut Kept, ino: u64) {
-        kept.put(Inode(ino), Vec::new(), Bytes::new());
+        kept.put(Inode(ino), Vec::new(), Bytes::new(), None);
     }
 
     fn given_up(kept: &mut Kept) -> Vec<u64> {
@@ -147,5 +175,25 @@ mod tests {
         kept.give_up_old(Instant::now());
         assert_eq!(given_up(&mut kept), [1]);
         assert!(kept.has(Inode(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_written_is_given_back_after_a_while() {
+        let mut kept = Kept::default();
+        let unwritten = |kept: &Kept, ino| (kept.is_unwritten(Inode(ino), 7), kept.is_unwritten(Inode(ino), 8));
+        for ino in 1..=4 {
+            kept.put(Inode(ino), Vec::new(), Bytes::new(), (ino < 4).then_some(7));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(unwritten(&kept, 1), (true, false), "of that generation");
+        assert_eq!(unwritten(&kept, 4), (false, false));
+        assert!(kept.take(Inode(1)).is_some() && kept.unwritten.len() == 2);
+        let second = Instant::now() - Duration::from_secs(2);
+        assert_eq!(kept.next_to_give_back(second), Some(Inode(2)));
+        assert_eq!(kept.next_to_give_back(second), None, "the third was closed later");
+        assert_eq!(unwritten(&kept, 2), (false, false));
+        assert!(kept.has(Inode(2)), "it stays open for the master");
+        kept.give_up(Inode(3));
+        assert_eq!(kept.next_to_give_back(Instant::now()), None);
     }
 }

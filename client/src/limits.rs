@@ -11,6 +11,9 @@ pub const INVALIDATIONS_MAX: usize = 4096;
 /// Files that were closed and are still open for the master (about 1 KiB each), and for how long.
 pub const KEPT_MAX: usize = 1 << 14;
 pub const KEPT_FOR: Duration = Duration::from_secs(60);
+/// For so long after a file was made and closed empty its first chunk stays this client's to write. Not longer: a disk that
+/// has since unlinked a later chunk refuses the grant (protocol R10), and the master makes the chunk anew.
+pub const UNWRITTEN_FOR: Duration = Duration::from_secs(4);
 /// Of one that is kept, so many of its first chunks: as many as an open is told of.
 pub const KEPT_CHUNKS: usize = 2;
 /// Records shorter than this are sent without asking for room first.

@@ -42,6 +42,10 @@ pub(crate) struct State {
     pub appends: Appends,
     /// The master may take the file for being written by this client.
     pub writing: bool,
+    /// It was cut without asking, being empty: its times are the next commit's to move.
+    pub touched: bool,
+    /// It was opened with a chunk that an earlier open was granted and did not write: not kept for a third.
+    pub granted_before: bool,
     /// Opens that have ended may have written any chunk without syncing it.
     pub owes_all: bool,
     /// A write was lost: every following write, fsync and close gets this (promise 6).
@@ -74,6 +78,8 @@ impl Node {
             chunks: BTreeMap::new(),
             appends: Appends::default(),
             writing: false,
+            touched: false,
+            granted_before: false,
             owes_all: false,
             error: None,
             epoch: 0,
@@ -157,7 +163,7 @@ impl State {
     pub fn local_attr(&self) -> Attr {
         Attr {
             size: self.size(),
-            being_written: !self.is_clean(),
+            being_written: !self.is_settled(),
             ..self.attr.clone()
         }
     }
@@ -287,5 +293,19 @@ impl State {
     /// Nothing is buffered, unacknowledged or uncommitted.
     pub fn is_clean(&self) -> bool {
         self.chunks.values().all(|chunk| chunk.is_clean())
+    }
+
+    /// There is nothing to commit.
+    pub fn is_settled(&self) -> bool {
+        self.is_clean() && !self.touched
+    }
+
+    /// The generation of a file that is empty and whose first chunk, the only one, is this client's to write, which has
+    /// sent nothing to it.
+    pub fn unwritten(&self) -> Option<u64> {
+        let (slot, chunk) = (self.slots.get(&0)?, self.chunks.get(&0)?);
+        let only = self.size() == 0 && self.slots.len() == 1 && self.chunks.len() == 1 && !self.granted_before;
+        let granted = slot.writable && slot.location.granted && chunk.is_untouched(slot.location.handle);
+        (only && granted).then_some(self.attr.generation)
     }
 }

@@ -8,7 +8,7 @@
 )]
 mod fake;
 
-use cairn_client::{Client, Create, Error, Invalidated, OpenMode, errno};
+use cairn_client::{Client, Create, Error, Invalidated, OpenMode, SetAttr, errno};
 use cairn_io::Env;
 use cairn_proto::common::ErrorCode;
 use cairn_proto::session::Invalidation;
@@ -306,6 +306,75 @@ async fn a_file_that_was_closed_is_opened_again_without_a_call_until_something_h
     client.unlink(Inode::ROOT, b"a").await.unwrap();
     assert!(again().is_none());
     eventually("it is closed", || told(&[(ino.0, false)])).await;
+}
+
+/// Its first chunk was granted as it was made, and stays this client's to write for some seconds.
+#[tokio::test]
+async fn a_file_that_was_closed_empty_is_opened_and_written_with_one_call() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    client.remember_names();
+    let cut = OpenMode {
+        truncate: true,
+        ..OpenMode::READ_WRITE
+    };
+    let open = |ino, mode| client.open_known(ino, mode, Duration::from_secs(60));
+    let empty = async |name: &str| {
+        let file = create(&client, name).await;
+        let ino = file.inode();
+        file.close().await.unwrap();
+        ino
+    };
+    let calls = |cluster: &Cluster| ["open", "allocate", "commit"].map(|name| cluster.master.count(name));
+    let told = || cluster.master.state().closes.clone();
+
+    for (n, mode) in [cut, OpenMode::READ_WRITE].into_iter().enumerate() {
+        let ino = empty(&n.to_string()).await;
+        let file = open(ino, mode).expect("known");
+        file.write_at(0, pattern(1, 5000)).await.unwrap();
+        file.close().await.unwrap();
+        assert_eq!(calls(&cluster), [0, 0, n + 1]);
+        assert_eq!(cluster.size(ino), 5000);
+        assert!(open(ino, cut).is_none(), "there is something to be cut");
+    }
+    // nothing is written: its times are moved all the same, and whoever comes third asks
+    let ino = empty("touched").await;
+    let file = open(ino, cut).expect("known");
+    assert!(file.attr().being_written && open(ino, cut).is_none());
+    file.close().await.unwrap();
+    assert_eq!(calls(&cluster), [0, 0, 3]);
+    assert!(open(ino, cut).is_none());
+    // it was cut by its name meanwhile: the chunk is another's
+    let ino = empty("cut").await;
+    let size = Some(0);
+    let change = SetAttr {
+        size,
+        ..SetAttr::default()
+    };
+    client.setattr(ino, change).await.unwrap();
+    assert!(open(ino, cut).is_none());
+    let file = open(ino, OpenMode::READ_WRITE).expect("known");
+    file.write_at(0, pattern(2, 5000)).await.unwrap();
+    file.close().await.unwrap();
+    assert_eq!(calls(&cluster), [0, 1, 4]);
+    assert_eq!(
+        client
+            .open(ino, OpenMode::READ)
+            .await
+            .unwrap()
+            .read_at(0, 5001)
+            .await
+            .unwrap(),
+        pattern(2, 5000)
+    );
+
+    // for some seconds
+    let (ino, closed) = (empty("given back").await, Instant::now());
+    assert!(!told().contains(&(ino.0, true)));
+    eventually("they have passed", || closed.elapsed() > Duration::from_secs(4)).await;
+    eventually("the master is told", || told().contains(&(ino.0, true))).await;
+    assert!(open(ino, cut).is_none());
+    assert!(open(ino, OpenMode::READ).is_some(), "open for the master");
 }
 
 /// Whoever does not remember names has no use for it.

@@ -206,7 +206,7 @@ impl Core {
 
     /// What is acknowledged becomes the file's: its length, and that it was written. With nothing to say, says nothing.
     pub async fn commit(self: &Arc<Self>, node: &Arc<Node>) -> Result<()> {
-        if !node.state().chunks.values().any(|c| c.done() > c.committed) {
+        if !node.state().has_to_commit() {
             return Ok(());
         }
         let _one = node.committing.lock().await;
@@ -251,7 +251,10 @@ impl Core {
                 kill_suid: false,
             });
             calls += 1;
-            match self.session.call(request, within).await {
+            let touched = std::mem::take(&mut node.state().touched);
+            let answer = self.session.call(request, within).await;
+            node.state().touched |= touched && answer.is_err();
+            match answer {
                 Ok(answer) => {
                     let attr = match answer {
                         answer::Result::Attr(attr) => Some(Attr::try_from(attr).map_err(|e| self.malformed(e))?),
@@ -314,15 +317,19 @@ struct CommitPlan {
 }
 
 impl State {
+    fn has_to_commit(&self) -> bool {
+        self.touched || self.chunks.values().any(|c| c.done() > c.committed)
+    }
+
     /// `None` when everything up to `targets` is committed.
     fn commit_plan(&self, targets: &[(u32, u64)]) -> Option<CommitPlan> {
         let open = |(index, target): &(u32, u64)| self.chunks.get(index).is_some_and(|c| c.committed < *target);
-        if !targets.iter().any(open) {
+        if !self.touched && !targets.iter().any(open) {
             return None;
         }
         let dirty = self.chunks.iter().filter(|(_, c)| c.done() > c.committed);
         let dirty: Vec<_> = dirty.take(COMMIT_CHUNKS_MAX).collect();
-        if dirty.is_empty() {
+        if !self.touched && dirty.is_empty() {
             return None;
         }
         let written = |(index, chunk): &(&u32, &super::Chunk)| WrittenChunk {

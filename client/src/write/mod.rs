@@ -95,6 +95,11 @@ impl Chunk {
         self.handle.map(|handle| (handle, self.next_sequence.saturating_sub(1)))
     }
 
+    /// It was granted as `handle`, and nothing was sent to it.
+    pub fn is_untouched(&self, handle: ChunkHandle) -> bool {
+        self.granted && self.handle == Some(handle) && self.next_sequence == 1 && self.is_clean() && self.sealed == 0
+    }
+
     /// Nothing buffered, unacknowledged or uncommitted.
     pub fn is_clean(&self) -> bool {
         self.open.is_none() && self.acked == self.sealed && self.committed == self.done()
