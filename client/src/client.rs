@@ -415,8 +415,8 @@ impl Client {
             };
             let unwritten = mode.write && closed.unwritten == Some(generation);
             let first = closed.chunks.first().filter(|_| unwritten).cloned();
-            core.opened_as_of(node, attr, closed.name, closed.chunks, epoch);
-            if let Some(first) = first.filter(|_| node.state().epoch == epoch) {
+            let placed = core.opened_as_of(node, attr, closed.name, closed.chunks, epoch);
+            if let Some(first) = first.filter(|_| placed) {
                 core.granted(node, &first);
                 node.state().granted_before = true;
             }
@@ -607,8 +607,8 @@ impl Core {
     }
 
     /// As `opened`, and where its chunks are; unless a push has come since `epoch`, which may speak of what the answer
-    /// did not know yet.
-    fn opened_as_of(&self, node: &Node, attr: Attr, name: Bytes, chunks: Vec<Arc<Location>>, epoch: u64) {
+    /// did not know yet: false.
+    fn opened_as_of(&self, node: &Node, attr: Attr, name: Bytes, chunks: Vec<Arc<Location>>, epoch: u64) -> bool {
         let mut state = node.state();
         let current = state.epoch == epoch;
         state.learn(attr, false);
@@ -624,6 +624,7 @@ impl Core {
         drop(state);
         self.forget_chunks(gone);
         node.progress.notify_waiters();
+        current
     }
 
     fn forget_chunks(&self, gone: Vec<crate::write::Chunk>) {

@@ -203,6 +203,7 @@ impl Master {
                         inode: ino,
                         kind: FileKind::KindRegular.into(),
                         nlink: 1,
+                        generation: 1,
                         ..Attr::default()
                     };
                     state.files.insert(
