@@ -26,10 +26,10 @@ pub struct DiskView {
 pub const ONE_CREATION: u32 = 256;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerView {
+pub struct ServerView<'a> {
     pub server: ServerId,
     /// `zone/rack/host`, or less from the left (`rack/host`, `host`); empty: the server is a host of its own.
-    pub label: String,
+    pub label: &'a str,
     pub up: bool,
     pub draining: bool,
     pub disks: Vec<DiskView>,
@@ -109,10 +109,11 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// Chooses disks for new replicas of one chunk.
-pub fn place(servers: &[ServerView], request: &Request<'_>, rng: &mut impl RngCore) -> Placement {
+/// Chooses disks for new replicas of one chunk. Every create waits for it: time and memory grow with the disks, and
+/// nothing is copied of a server.
+pub fn place(servers: &[ServerView<'_>], request: &Request<'_>, rng: &mut impl RngCore) -> Placement {
     let mut causes = BTreeMap::new();
-    let mut candidates: Vec<Candidate<'_>> = Vec::new();
+    let mut candidates: Vec<Candidate<'_>> = Vec::with_capacity(servers.len());
     let mut taken = Taken::default();
     for server in servers {
         if request.existing.contains(&server.server) {
@@ -120,32 +121,40 @@ pub fn place(servers: &[ServerView], request: &Request<'_>, rng: &mut impl RngCo
             continue;
         }
         match usable(server, request) {
-            Ok(disks) => candidates.push(Candidate { server, disks }),
+            Ok(disks) => candidates.extend(disks.map(|disk| Candidate {
+                server,
+                disk,
+                weight: 0,
+            })),
             Err(cause) => *causes.entry(cause).or_insert(0) += 1,
         }
     }
     let overall = Overall::of(&candidates);
-    let mut places = Vec::new();
+    for candidate in &mut candidates {
+        candidate.weight = overall.weight(candidate.disk);
+    }
+    let mut places = Vec::with_capacity(request.count);
     let mut near = request.near.filter(|near| !near.is_empty());
-    while places.len() < request.count && !candidates.is_empty() {
-        let writers_own = near.take().map(|near| {
-            let own: Vec<usize> = indices(&candidates, |c| is_near(&c.server.label, near)).collect();
-            own
+    while places.len() < request.count {
+        // not where the writer's host holds one already
+        let writers_own = near.take().filter(|near| {
+            let own = |c: &Candidate<'_>| is_near(c.server.label, near) && !taken.host(c.server);
+            candidates.iter().any(own)
         });
-        let pool = match writers_own {
-            // not where the writer's host holds one already
-            Some(own) if own.iter().any(|i| !taken.host(candidates[*i].server)) => own,
-            _ => best_domains(&candidates, &taken),
-        };
-        let Some((at, disk)) = draw(&candidates, &pool, &overall, rng) else {
+        let least = candidates.iter().map(|c| taken.shared(c.server)).min();
+        let chosen = draw(&candidates, rng, |c| match writers_own {
+            Some(near) => is_near(c.server.label, near),
+            None => Some(taken.shared(c.server)) == least,
+        });
+        let Some(Candidate { server, disk, .. }) = chosen else {
             break;
         };
-        let chosen = candidates.swap_remove(at);
-        taken.add(chosen.server);
+        taken.add(server);
         places.push(Place {
-            server: chosen.server.server,
-            disk,
+            server: server.server,
+            disk: disk.disk,
         });
+        candidates.retain(|c| c.server.server != server.server);
     }
     let found = places.len();
     let shortage = (found < request.count).then(|| Shortage {
@@ -160,12 +169,18 @@ pub fn place(servers: &[ServerView], request: &Request<'_>, rng: &mut impl RngCo
     }
 }
 
+/// A disk that may be chosen.
+#[derive(Clone, Copy)]
 struct Candidate<'a> {
-    server: &'a ServerView,
-    disks: Vec<&'a DiskView>,
+    server: &'a ServerView<'a>,
+    disk: &'a DiskView,
+    weight: u64,
 }
 
-fn usable<'a>(server: &'a ServerView, request: &Request<'_>) -> Result<Vec<&'a DiskView>, Cause> {
+fn usable<'a>(
+    server: &'a ServerView<'a>,
+    request: &Request<'_>,
+) -> Result<impl Iterator<Item = &'a DiskView> + use<'a>, Cause> {
     if !server.up {
         return Err(Cause::Down);
     }
@@ -175,82 +190,79 @@ fn usable<'a>(server: &'a ServerView, request: &Request<'_>) -> Result<Vec<&'a D
     if request.avoid.contains(&server.server) {
         return Err(Cause::Avoided);
     }
-    let writable: Vec<_> = server.disks.iter().filter(|d| d.writable).collect();
-    if writable.is_empty() {
-        return Err(Cause::NotWritable);
-    }
-    let roomy: Vec<_> = writable
-        .into_iter()
-        .filter(|d| d.available_bytes >= request.bytes)
-        .collect();
-    if roomy.is_empty() { Err(Cause::Full) } else { Ok(roomy) }
-}
-
-/// Hosts and racks that hold a replica.
-#[derive(Default)]
-struct Taken {
-    hosts: Vec<String>,
-    racks: Vec<String>,
-    shared_host: bool,
-}
-
-impl Taken {
-    fn add(&mut self, server: &ServerView) {
-        self.shared_host |= self.host(server);
-        self.hosts.push(host(server));
-        self.racks.extend(rack(server).map(str::to_owned));
-    }
-    fn host(&self, server: &ServerView) -> bool {
-        self.hosts.contains(&host(server))
-    }
-    fn rack(&self, server: &ServerView) -> bool {
-        rack(server).is_some_and(|rack| self.racks.iter().any(|r| r == rack))
+    let bytes = request.bytes;
+    let roomy = move |d: &&DiskView| d.writable && d.available_bytes >= bytes;
+    if server.disks.iter().any(|d| roomy(&d)) {
+        Ok(server.disks.iter().filter(roomy))
+    } else if server.disks.iter().any(|d| d.writable) {
+        Err(Cause::Full)
+    } else {
+        Err(Cause::NotWritable)
     }
 }
 
 /// The whole label: hosts of one name in two racks are two hosts.
-fn host(server: &ServerView) -> String {
-    if server.label.is_empty() {
-        server.server.to_string()
-    } else {
-        server.label.clone()
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Host<'a> {
+    Labelled(&'a str),
+    /// A host of its own.
+    Server(ServerId),
+}
+
+fn host<'a>(server: &ServerView<'a>) -> Host<'a> {
+    match server.label {
+        "" => Host::Server(server.server),
+        label => Host::Labelled(label),
     }
 }
 
 /// All of the label but the host; `None`: not labelled so far.
-fn rack(server: &ServerView) -> Option<&str> {
+fn rack<'a>(server: &ServerView<'a>) -> Option<&'a str> {
     server.label.rsplit_once('/').map(|(rack, _)| rack)
+}
+
+/// What a replica would share with those that there are, from best to worst.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Shared {
+    Nothing,
+    Rack,
+    Host,
+}
+
+/// Hosts and racks that hold a replica.
+#[derive(Default)]
+struct Taken<'a> {
+    hosts: Vec<Host<'a>>,
+    racks: Vec<&'a str>,
+    shared_host: bool,
+}
+
+impl<'a> Taken<'a> {
+    fn add(&mut self, server: &ServerView<'a>) {
+        self.shared_host |= self.host(server);
+        self.hosts.push(host(server));
+        self.racks.extend(rack(server));
+    }
+    fn host(&self, server: &ServerView<'_>) -> bool {
+        self.hosts.contains(&host(server))
+    }
+    fn shared(&self, server: &ServerView<'_>) -> Shared {
+        if self.host(server) {
+            Shared::Host
+        } else if rack(server).is_some_and(|rack| self.racks.contains(&rack)) {
+            Shared::Rack
+        } else {
+            Shared::Nothing
+        }
+    }
 }
 
 /// `near` is the server's label, or its last part.
 fn is_near(label: &str, near: &str) -> bool {
-    let last = |s: &str| s.rsplit('/').next().unwrap_or_default().to_owned();
+    fn last(s: &str) -> Option<&str> {
+        s.rsplit('/').next()
+    }
     !label.is_empty() && (label == near || ((!near.contains('/') || !label.contains('/')) && last(label) == last(near)))
-}
-
-fn indices<'a>(
-    candidates: &'a [Candidate<'a>],
-    filter: impl Fn(&Candidate<'a>) -> bool + 'a,
-) -> impl Iterator<Item = usize> + 'a {
-    candidates
-        .iter()
-        .enumerate()
-        .filter(move |(_, c)| filter(c))
-        .map(|(i, _)| i)
-}
-
-/// Candidates in an unused rack; else on an unused host; else all.
-fn best_domains(candidates: &[Candidate<'_>], taken: &Taken) -> Vec<usize> {
-    let other_rack: Vec<_> = indices(candidates, |c| !taken.rack(c.server) && !taken.host(c.server)).collect();
-    if !other_rack.is_empty() {
-        return other_rack;
-    }
-    let other_host: Vec<_> = indices(candidates, |c| !taken.host(c.server)).collect();
-    if !other_host.is_empty() {
-        other_host
-    } else {
-        (0..candidates.len()).collect()
-    }
 }
 
 /// So that a chance which has fallen to a ten-thousandth is not nothing.
@@ -265,9 +277,9 @@ struct Overall {
 
 impl Overall {
     fn of(candidates: &[Candidate<'_>]) -> Self {
-        let disks = || candidates.iter().flat_map(|c| &c.disks);
+        let disks = || candidates.iter().map(|c| c.disk);
         Self {
-            mean_free_permille: disks().map(|d| free_permille(d)).sum::<u64>() / (disks().count().max(1) as u64),
+            mean_free_permille: disks().map(free_permille).sum::<u64>() / (disks().count().max(1) as u64),
             creations: disks().map(|d| u64::from(d.recent_creations)).sum(),
             available_bytes: disks().map(|d| d.available_bytes).sum(),
         }
@@ -296,27 +308,23 @@ fn free_permille(disk: &DiskView) -> u64 {
     (u128::from(disk.available_bytes) * 1000 / u128::from(disk.total_bytes.max(1))) as u64
 }
 
-/// Draws a disk of the candidates in `pool`, by weight.
-fn draw(
-    candidates: &[Candidate<'_>],
-    pool: &[usize],
-    overall: &Overall,
+/// Draws one of the candidates in the pool, by weight.
+fn draw<'a>(
+    candidates: &[Candidate<'a>],
     rng: &mut impl RngCore,
-) -> Option<(usize, DiskId)> {
-    let disks = || {
-        pool.iter()
-            .flat_map(|i| candidates[*i].disks.iter().map(move |d| (*i, d, overall.weight(d))))
-    };
-    let total: u64 = disks().map(|(_, _, weight)| weight).sum();
+    in_pool: impl Fn(&Candidate<'a>) -> bool,
+) -> Option<Candidate<'a>> {
+    let pool = || candidates.iter().filter(|c| in_pool(c));
+    let total: u64 = pool().map(|c| c.weight).sum();
     if total == 0 {
         return None;
     }
     let mut ticket = rng.random_range(0..total);
-    for (i, disk, weight) in disks() {
-        if ticket < weight {
-            return Some((i, disk.disk));
+    for candidate in pool() {
+        if ticket < candidate.weight {
+            return Some(*candidate);
         }
-        ticket -= weight;
+        ticket -= candidate.weight;
     }
     None
 }
@@ -329,7 +337,7 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn server(n: u128, label: &str) -> ServerView {
+    fn server(n: u128, label: &str) -> ServerView<'_> {
         let disk = DiskView {
             disk: DiskId::from_bits(n),
             total_bytes: 100 * GIB,
@@ -339,7 +347,7 @@ mod tests {
         };
         ServerView {
             server: ServerId::from_bits(n),
-            label: label.into(),
+            label,
             up: true,
             draining: false,
             disks: vec![disk],
@@ -361,7 +369,7 @@ mod tests {
     }
 
     /// Places so many chunks, and counts them as the master does.
-    fn create(chunks: usize, servers: &mut [ServerView], rng: &mut StdRng) {
+    fn create(chunks: usize, servers: &mut [ServerView<'_>], rng: &mut StdRng) {
         for _ in 0..chunks {
             for chosen in place(servers, &three(), rng).places {
                 let disks = servers.iter_mut().flat_map(|s| &mut s.disks);
@@ -373,8 +381,8 @@ mod tests {
     }
 
     /// Of each server's first disk.
-    fn created(servers: &[ServerView]) -> Vec<u32> {
-        let of = |s: &ServerView| s.disks[0].recent_creations / ONE_CREATION;
+    fn created(servers: &[ServerView<'_>]) -> Vec<u32> {
+        let of = |s: &ServerView<'_>| s.disks[0].recent_creations / ONE_CREATION;
         servers.iter().map(of).collect()
     }
 
@@ -481,7 +489,7 @@ mod tests {
     fn chunks_created_together_share_few_disks_while_others_have_none() {
         let mut used = 0;
         for seed in 0..50 {
-            let mut servers: Vec<ServerView> = (0..16).map(|n| server(n, "")).collect();
+            let mut servers: Vec<ServerView<'_>> = (0..16).map(|n| server(n, "")).collect();
             let mut rng = StdRng::seed_from_u64(seed);
             create(5, &mut servers, &mut rng);
             used += created(&servers).iter().filter(|n| **n > 0).count();
@@ -494,7 +502,7 @@ mod tests {
     fn writers_who_begin_one_after_another_have_equal_shares_of_the_servers() {
         let mut most = 0;
         for seed in 0..50 {
-            let mut servers: Vec<ServerView> = (0..16).map(|n| server(n, "")).collect();
+            let mut servers: Vec<ServerView<'_>> = (0..16).map(|n| server(n, "")).collect();
             let mut rng = StdRng::seed_from_u64(seed);
             create(16, &mut servers, &mut rng);
             most += created(&servers).into_iter().max().unwrap();
@@ -505,7 +513,7 @@ mod tests {
 
     #[test]
     fn disks_are_filled_by_their_room() {
-        let mut servers: Vec<ServerView> = (0..16).map(|n| server(n, "")).collect();
+        let mut servers: Vec<ServerView<'_>> = (0..16).map(|n| server(n, "")).collect();
         for server in &mut servers[8..] {
             (server.disks[0].total_bytes, server.disks[0].available_bytes) = (300 * GIB, 150 * GIB);
         }

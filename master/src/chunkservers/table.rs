@@ -3,6 +3,7 @@ use bytes::Bytes;
 use cairn_metadata::State;
 use cairn_metadata::placement::{DiskView, ONE_CREATION, ServerView};
 use cairn_proto::chunkserver::{self as wire, DiskState, FromMaster, ReplicaState, from_master, order};
+use cairn_proto::common;
 use cairn_types::{ChunkHandle, DiskId, Registration, ServerId, Version};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -89,6 +90,13 @@ pub enum Purpose {
     Scrub,
 }
 
+/// Whose a disk is, and both ids as messages carry them: an answer with a chunk's location copies none of them.
+struct Owned {
+    server: ServerId,
+    /// Without the address.
+    member: common::Member,
+}
+
 struct Ordered {
     server: ServerId,
     registration: Registration,
@@ -98,7 +106,7 @@ struct Ordered {
 #[derive(Default)]
 pub struct Servers {
     all: BTreeMap<ServerId, Server>,
-    disks: BTreeMap<DiskId, ServerId>,
+    disks: BTreeMap<DiskId, Owned>,
     orders: BTreeMap<u64, Ordered>,
     next_order: u64,
 }
@@ -123,9 +131,14 @@ impl Servers {
 
     /// The disk is the server's, wherever it was before.
     pub fn own(&mut self, server: ServerId, disk: DiskId) {
-        if let Some(before) = self.disks.insert(disk, server)
-            && before != server
-            && let Some(before) = self.all.get_mut(&before)
+        if let Some(before) = self.disks.insert(
+            disk,
+            Owned {
+                server,
+                member: common::Member::new(server, disk, ""),
+            },
+        ) && before.server != server
+            && let Some(before) = self.all.get_mut(&before.server)
         {
             before.disks.remove(&disk);
         }
@@ -160,7 +173,21 @@ impl Servers {
     }
 
     pub fn server_of(&self, disk: DiskId) -> Option<ServerId> {
-        self.disks.get(&disk).copied()
+        self.disks.get(&disk).map(|owned| owned.server)
+    }
+
+    /// The disk as clients are told of it; of one that no server has, only its id.
+    pub fn member(&self, disk: DiskId) -> common::Member {
+        match self.disks.get(&disk) {
+            Some(owned) => common::Member {
+                address: self.address(owned.server).to_owned(),
+                ..owned.member.clone()
+            },
+            None => common::Member {
+                disk: crate::wire_id(disk.as_bytes()),
+                ..Default::default()
+            },
+        }
     }
 
     pub fn address(&self, server: ServerId) -> &str {
@@ -168,11 +195,11 @@ impl Servers {
     }
 
     pub fn disk(&self, disk: DiskId) -> Option<&Disk> {
-        self.all.get(self.disks.get(&disk)?)?.disks.get(&disk)
+        self.all.get(&self.disks.get(&disk)?.server)?.disks.get(&disk)
     }
 
     pub fn disk_mut(&mut self, disk: DiskId) -> Option<&mut Disk> {
-        self.all.get_mut(self.disks.get(&disk)?)?.disks.get_mut(&disk)
+        self.all.get_mut(&self.disks.get(&disk)?.server)?.disks.get_mut(&disk)
     }
 
     pub fn replica(&self, disk: DiskId, handle: ChunkHandle) -> Option<&Replica> {
@@ -191,7 +218,7 @@ impl Servers {
     /// It has said, under its present registration, that nothing is served from the disk: that it failed, or by not
     /// having it any more (protocol R5).
     pub fn is_out_of_service(&self, disk: DiskId) -> bool {
-        let Some(server) = self.disks.get(&disk).and_then(|server| self.all.get(server)) else {
+        let Some(server) = self.disks.get(&disk).and_then(|owned| self.all.get(&owned.server)) else {
             return false;
         };
         server.connection.is_some()
@@ -272,8 +299,8 @@ impl Servers {
     }
 
     /// Views for placement. `up` says which servers are.
-    pub fn views(&self, state: &State, up: impl Fn(ServerId) -> bool) -> Vec<ServerView> {
-        let view = |(id, server): (&ServerId, &Server)| {
+    pub fn views(&self, state: &State, up: impl Fn(ServerId) -> bool) -> Vec<ServerView<'_>> {
+        let views = self.all.iter().map(|(id, server)| {
             let disks = server.disks.iter().map(|(disk, d)| DiskView {
                 disk: *disk,
                 total_bytes: d.total_bytes,
@@ -283,13 +310,13 @@ impl Servers {
             });
             ServerView {
                 server: *id,
-                label: server.label.clone(),
+                label: &server.label,
                 up: up(*id) && server.connection.is_some(),
                 draining: false,
                 disks: disks.collect(),
             }
-        };
-        self.all.iter().map(view).collect()
+        });
+        views.collect()
     }
 
     /// Total and available bytes of all disks that are there, less the reserves.

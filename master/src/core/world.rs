@@ -87,13 +87,7 @@ impl World {
     }
 
     pub fn member(&self, disk: DiskId) -> common::Member {
-        match self.servers.server_of(disk) {
-            Some(server) => common::Member::new(server, disk, self.servers.address(server)),
-            None => common::Member {
-                disk: crate::wire_id(disk.as_bytes()),
-                ..Default::default()
-            },
-        }
+        self.servers.member(disk)
     }
 
     pub fn location(&self, chunk: &cairn_metadata::ChunkInfo) -> common::Location {
