@@ -172,7 +172,8 @@ fn an_empty_file_is_written_by_whoever_opens_it_next() {
     };
     let write = |path: &Path, text: &str| fs::write(path, text).unwrap();
     let cut = |path: &Path| read_write(path).set_len(0).unwrap();
-    let between: [(&str, &dyn Fn(&Path)); 8] = [
+    type Between<'a> = &'a dyn Fn(&Path);
+    let between: [(&str, Between<'_>); 8] = [
         ("nothing", &|_| {}),
         ("cut", &cut),
         ("made longer and cut", &|path| {

@@ -131,13 +131,9 @@ impl Servers {
 
     /// The disk is the server's, wherever it was before.
     pub fn own(&mut self, server: ServerId, disk: DiskId) {
-        if let Some(before) = self.disks.insert(
-            disk,
-            Owned {
-                server,
-                member: common::Member::new(server, disk, ""),
-            },
-        ) && before.server != server
+        let member = common::Member::new(server, disk, "");
+        if let Some(before) = self.disks.insert(disk, Owned { server, member })
+            && before.server != server
             && let Some(before) = self.all.get_mut(&before.server)
         {
             before.disks.remove(&disk);
