@@ -5,6 +5,7 @@ use bytes::Bytes;
 use cairn_client::{Client, Create, File, OpenMode};
 use cairn_io::Env;
 use cairn_types::Inode;
+use cairn_types::limits::BELIEVED_FOR;
 use rand::Rng;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -56,6 +57,21 @@ impl Files {
             .await
             .context("create")?;
         Ok(file)
+    }
+
+    /// A file that was closed empty and opened again, to be cut or not; true: without asking the master.
+    pub async fn create_and_reopen(&self, client: &Client, name: &str, truncate: bool) -> Result<(File, bool)> {
+        let file = self.create(client, name).await?;
+        let ino = file.inode();
+        file.close().await.context("close")?;
+        let mode = OpenMode {
+            truncate,
+            ..OpenMode::READ_WRITE
+        };
+        match client.open_known(ino, mode, BELIEVED_FOR) {
+            Some(file) => Ok((file, true)),
+            None => Ok((client.open(ino, mode).await.context("open")?, false)),
+        }
     }
 
     /// A few writes, and an fsync that promises them.

@@ -4,12 +4,16 @@
 use anyhow::{Result, ensure};
 use cairn_sim::{Cluster, Files, World, run, with_seed};
 use rand::Rng;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(120);
 const CHUNKSERVERS: usize = 4;
 const WRITERS: usize = 2;
 const FAULTS: usize = 6;
+
+/// Files that were closed empty and opened again without a call.
+static UNASKED: AtomicUsize = AtomicUsize::new(0);
 
 /// One fault, and its end after a while.
 fn disturb(cluster: &mut Cluster) -> Result<()> {
@@ -53,14 +57,31 @@ async fn keep_writing(
     stop: std::rc::Rc<std::cell::Cell<bool>>,
 ) -> Result<()> {
     let client = Cluster::client(&env).await?;
+    client.remember_names();
+    let mut rng = env.rng.fork();
     let mut rounds = 0;
-    while !stop.get() {
-        // a failure is told to every later call on the open file: open it again, and go on
-        let Ok(file) = files.create(&client, &name).await else {
+    for attempt in 0.. {
+        if stop.get() {
+            break;
+        }
+        // a failure is told to every later call on the open file: open it again, or another, and go on
+        let (path, cut) = match rng.random_range(0..3) {
+            0 => (name.clone(), None),
+            cut => (format!("{name}.{attempt}"), Some(cut == 1)),
+        };
+        let opened = match cut {
+            None => files.create(&client, &path).await,
+            Some(cut) => files.create_and_reopen(&client, &path, cut).await.map(|(file, known)| {
+                UNASKED.fetch_add(usize::from(known), Ordering::Relaxed);
+                file
+            }),
+        };
+        let Ok(file) = opened else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        while !stop.get() && files.write_round(&env, &name, &file).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
+        while !stop.get() && files.write_round(&env, &path, &file).await.is_ok() {
             rounds += 1;
         }
     }
@@ -112,6 +133,8 @@ fn scenario(seed: u64) -> Result<(u64, u64)> {
 #[test]
 fn faults_never_show_wrong_bytes_and_heal() {
     run(0..40, &[], |seed| scenario(seed).map(drop));
+    let unasked = UNASKED.load(Ordering::Relaxed);
+    assert!(unasked > 20, "{unasked} files were opened again without asking");
 }
 
 /// What one client does at a time may repeat by luck; here several do, and servers die.
