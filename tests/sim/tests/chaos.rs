@@ -80,7 +80,6 @@ async fn keep_writing(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
         while !stop.get() && files.write_round(&env, &path, &file).await.is_ok() {
             rounds += 1;
         }
@@ -133,8 +132,12 @@ fn scenario(seed: u64) -> Result<(u64, u64)> {
 #[test]
 fn faults_never_show_wrong_bytes_and_heal() {
     run(0..40, &[], |seed| scenario(seed).map(drop));
+    // one seed alone may have none
     let unasked = UNASKED.load(Ordering::Relaxed);
-    assert!(unasked > 20, "{unasked} files were opened again without asking");
+    assert!(
+        unasked > 20 || std::env::var_os("CAIRN_SEED").is_some(),
+        "{unasked} files were opened again without asking"
+    );
 }
 
 /// What one client does at a time may repeat by luck; here several do, and servers die.
