@@ -262,7 +262,7 @@ async fn read_head(reader: &mut (impl AsyncRead + Unpin)) -> Result<(Body, usize
     let prefix = Prefix::decode(&prefix)?;
     let mut header = vec![0; prefix.header_len];
     exactly(reader.read_exact(&mut header).await)?;
-    Ok((decode_header(&prefix, &header)?, prefix.payload_len))
+    Ok((decode_header(&prefix, header.into())?, prefix.payload_len))
 }
 
 fn exactly(read: io::Result<usize>) -> Result<(), FrameError> {

@@ -19,6 +19,8 @@ pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// of servers can wait for each other's memory.
 pub const CHAIN_PLACES: usize = GOAL_MAX as usize;
 
+/// Different lists of members that replicas share; beyond it each may have one of its own.
+pub const CHAINS_KEPT_MAX: usize = 1024;
 /// Sessions whose last sequence a chunk remembers; with more, the one longest silent is forgotten.
 pub const REMEMBERED_SESSIONS_MAX: usize = 1024;
 

@@ -367,7 +367,7 @@ impl Orders {
             .await
             .map_err(|e| self.core.refused(key, e))?;
         if first {
-            let members = order.members.into();
+            let members = self.core.chains.members(&order.members);
             let place = Place {
                 version,
                 members,

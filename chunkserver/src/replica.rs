@@ -7,9 +7,11 @@
 //! `done <= applied <= accepted` and `done <= downstream <= accepted`, where `done = min(applied, downstream)` is what
 //! upstream has been told. Everything above `done` is in `pending`, so that downstream can be told again.
 mod append;
+mod chains;
 mod pace;
 
 pub use append::{Claim, Records, Wanted};
+pub use chains::Chains;
 pub use pace::Pace;
 
 use crate::limits::REMEMBERED_SESSIONS_MAX;
@@ -20,7 +22,7 @@ use cairn_io::Boot;
 use cairn_proto::common::Member;
 use cairn_proto::data::Write;
 use cairn_types::{ChunkHandle, DiskId, Sequence, Serial, SessionId, Version};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
@@ -50,6 +52,14 @@ struct Pending {
     payload: Bytes,
     _room: Option<OwnedSemaphorePermit>,
     waiters: Vec<oneshot::Sender<Outcome>>,
+}
+
+/// What of a mutation the store needs.
+pub struct ToApply<P> {
+    pub place: P,
+    pub offset: u64,
+    pub checksums: Vec<u32>,
+    pub payload: Bytes,
 }
 
 /// A mutation was taken, or had been taken before.
@@ -88,7 +98,8 @@ struct Chain<P> {
     downstream: u64,
     done: u64,
     /// Of serials `done + 1 ..= accepted`.
-    pending: VecDeque<Pending>,
+    /// Each in a box of its own: a chunk that has none keeps no room for them.
+    pending: VecDeque<Box<Pending>>,
     /// The chunk's length once all that is accepted is applied.
     end: u64,
     /// Of the head alone.
@@ -100,12 +111,10 @@ struct Chain<P> {
     owed_since: Boot,
 }
 
-/// The last sequence of each session that was applied (R9): it goes with the bytes when they are copied (R4 †).
+/// The last sequence of each session that was applied (R9): it goes with the bytes when they are copied (R4 †). The session
+/// that wrote last comes last: it is mostly the only one, or the one that asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Remembered {
-    sessions: BTreeMap<SessionId, (Sequence, u64)>,
-    uses: u64,
-}
+pub struct Remembered(Vec<(SessionId, Sequence)>);
 
 impl Remembered {
     pub fn of(entries: impl IntoIterator<Item = (SessionId, Sequence)>) -> Self {
@@ -117,25 +126,26 @@ impl Remembered {
     }
 
     pub fn last(&self, session: SessionId) -> Option<Sequence> {
-        self.sessions.get(&session).map(|(sequence, _)| *sequence)
+        self.place_of(session).map(|at| self.0[at].1)
     }
 
+    /// By their last writes, oldest first.
     pub fn entries(&self) -> impl Iterator<Item = (SessionId, Sequence)> {
-        self.sessions
-            .iter()
-            .map(|(session, (sequence, _))| (*session, *sequence))
+        self.0.iter().copied()
+    }
+
+    fn place_of(&self, session: SessionId) -> Option<usize> {
+        self.0.iter().rposition(|(s, _)| *s == session)
     }
 
     fn note(&mut self, session: SessionId, sequence: Sequence) {
-        self.uses += 1;
-        self.sessions.insert(session, (sequence, self.uses));
-        if self.sessions.len() > REMEMBERED_SESSIONS_MAX {
-            let oldest = self.sessions.iter().min_by_key(|(_, (_, used))| *used).map(|(s, _)| *s);
-            if let Some(oldest) = oldest {
-                // if it comes back it is told OUT_OF_ORDER, and counts from 1 again
-                self.sessions.remove(&oldest);
-            }
+        if let Some(at) = self.place_of(session) {
+            self.0.remove(at);
+        } else if self.0.len() == REMEMBERED_SESSIONS_MAX {
+            // if the oldest comes back it is told OUT_OF_ORDER, and counts from 1 again
+            self.0.remove(0);
         }
+        self.0.push((session, sequence));
     }
 }
 
@@ -310,16 +320,14 @@ impl<P: Clone> Replica<P> {
                 return Err(Refusal::OutOfOrder { last: chain.accepted });
             }
         }
-        chain.push(
-            Pending {
-                session,
-                header,
-                payload,
-                _room: room,
-                waiters: vec![sender],
-            },
-            now,
-        );
+        let pending = Pending {
+            session,
+            header,
+            payload,
+            _room: room,
+            waiters: vec![sender],
+        };
+        chain.push(pending, now);
         let (start_apply, start_link) = self.set_going(chain);
         Ok(accepted(start_apply, start_link))
     }
@@ -356,12 +364,17 @@ impl<P: Clone> Replica<P> {
     }
 
     /// The next mutation for the store, in order; none: the task ends, and another is started by the next mutation.
-    pub fn next_to_apply(&self) -> Option<(P, Write, Bytes)> {
+    pub fn next_to_apply(&self) -> Option<ToApply<P>> {
         let mut state = self.lock();
         let chain = state.chain.as_mut()?;
         let next = chain.pending.get((chain.applied - chain.done) as usize);
         match next {
-            Some(p) => Some((chain.place.clone(), p.header.clone(), p.payload.clone())),
+            Some(p) => Some(ToApply {
+                place: chain.place.clone(),
+                offset: p.header.offset,
+                checksums: p.header.checksums.clone(),
+                payload: p.payload.clone(),
+            }),
             None => {
                 chain.applying = false;
                 self.idle.notify_waiters();
@@ -539,7 +552,7 @@ impl<P> Chain<P> {
         }
         let end = pending.header.offset + pending.payload.len() as u64;
         self.end = self.end.max(end);
-        self.pending.push_back(pending);
+        self.pending.push_back(Box::new(pending));
     }
 
     /// Answers `waiter` once `serial` is done.

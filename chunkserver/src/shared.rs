@@ -6,7 +6,7 @@ use crate::link;
 use crate::mandate::Mandate;
 use crate::peers::{PeerError, Peers};
 use crate::refusal::Refusal;
-use crate::replica::{Accepted, Key, Mutation, Outcome, Place, Remembered, Replica};
+use crate::replica::{Accepted, Chains, Key, Mutation, Outcome, Place, Remembered, Replica, ToApply};
 use crate::reports::Reports;
 use crate::scrub::Scrub;
 use crate::store::{At, Chunk, ChunkMeta, State, Store, StoreError};
@@ -39,6 +39,7 @@ pub struct Core {
     cluster: OnceLock<ClusterId>,
     pub mandate: Mandate,
     replicas: Mutex<FxHashMap<Key, Arc<Replica>>>,
+    pub chains: Chains,
     pub peers: Peers,
     pub reports: Reports,
     /// Owns every task of the data plane.
@@ -109,6 +110,7 @@ impl Core {
             store,
             mandate: Mandate::default(),
             replicas: Mutex::default(),
+            chains: Chains::default(),
             reports: Reports::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -316,7 +318,7 @@ impl Core {
                 replica.remember(Remembered::default());
                 let place = Place {
                     version,
-                    members: grant.members.clone().into(),
+                    members: self.chains.members(&grant.members),
                     position,
                     chunk,
                 };
@@ -596,15 +598,18 @@ fn apply_some(core: &Core, replica: &Replica, mut budget_bytes: usize) -> Left {
             Some(Some(rest)) => budget_bytes = rest,
             None => {}
         }
-        let Some((place, header, payload)) = replica.next_to_apply() else {
+        let Some(next) = replica.next_to_apply() else {
             return Left::Nothing;
         };
+        let ToApply {
+            place,
+            offset,
+            checksums,
+            payload,
+        } = next;
         let at = At::Installed(place.version);
         // its pieces were checked when it was taken
-        match place
-            .chunk
-            .write_checked(at, header.offset, &payload, &header.checksums)
-        {
+        match place.chunk.write_checked(at, offset, &payload, &checksums) {
             Ok(_) => replica.applied(),
             Err(StoreError::TooManyFiles) => return Left::Short,
             Err(e) => {

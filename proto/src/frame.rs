@@ -110,12 +110,12 @@ fn encode_head(body: Body, payload_len: usize, out: &mut BytesMut) {
     head[12..16].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Checks a header against its prefix and decodes it.
-pub fn decode_header(prefix: &Prefix, header: &[u8]) -> Result<Body, FrameError> {
+/// Checks a header against its prefix and decodes it; the body's bytes are parts of it, which keep all of it.
+pub fn decode_header(prefix: &Prefix, header: Bytes) -> Result<Body, FrameError> {
     let mut lengths = [0; 8];
     lengths[..4].copy_from_slice(&(prefix.header_len as u32).to_le_bytes());
     lengths[4..].copy_from_slice(&(prefix.payload_len as u32).to_le_bytes());
-    if crc_of(&lengths, header) != prefix.crc {
+    if crc_of(&lengths, &header) != prefix.crc {
         return Err(FrameError::Checksum);
     }
     FrameHeader::decode(header)?.body.ok_or(FrameError::Empty)
@@ -134,7 +134,7 @@ pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<
     }
     let prefix = Prefix::decode(&prefix)?;
     let header = read_exactly(stream, prefix.header_len).await?;
-    let body = decode_header(&prefix, &header)?;
+    let body = decode_header(&prefix, header)?;
     let payload = read_exactly(stream, prefix.payload_len).await?;
     Ok(Some(Frame { body, payload }))
 }

@@ -17,6 +17,7 @@ use super::format::{
     decode_table,
 };
 use super::locked;
+use super::names::Name;
 use super::recover::Found;
 use bytes::Bytes;
 use cairn_io::Boot;
@@ -113,7 +114,8 @@ pub(super) struct Core {
     intended: bool,
     /// A suspect whose checksums have been computed anew.
     recomputed: bool,
-    dir_synced: bool,
+    name: Name,
+    name_synced: bool,
     /// Changes begun, and how many of them the last sync covered.
     changes: u64,
     synced: u64,
@@ -131,7 +133,8 @@ impl Core {
             header_stale: false,
             intended: false,
             recomputed: false,
-            dir_synced: false,
+            name: Name::FOUND,
+            name_synced: false,
             changes: 0,
             synced: 0,
             last_change: now,
@@ -143,14 +146,15 @@ impl Core {
         let core = Self {
             known: found.damage.header.is_none(),
             header_stale: found.header_stale,
-            dir_synced: !found.unsynced,
+            name_synced: !found.unsynced,
             changes: u64::from(found.unsynced),
             ..Self::new(found.status, now)
         };
         (core, found.damage)
     }
 
-    pub fn created(&mut self, file: Arc<ChunkFile>) {
+    pub fn created(&mut self, file: Arc<ChunkFile>, name: Name) {
+        self.name = name;
         self.changes = 1;
         self.intended = true;
         self.file = Some(file);
@@ -173,7 +177,7 @@ impl Core {
     }
 
     fn all_synced(&self) -> bool {
-        self.changes == self.synced && self.dir_synced
+        self.changes == self.synced && self.name_synced
     }
 }
 
@@ -422,22 +426,23 @@ impl Chunk {
 
     fn sync_changes(&self) -> Result<()> {
         let handle = self.handle();
-        let (file, changes, mark, dir_synced, header_stale) = {
+        let (file, changes, mark, unsynced_name, header_stale) = {
             let core = self.disk.read_core(&self.slot)?;
             core.present(handle)?;
             if core.all_synced() {
                 return Ok(());
             }
             let file = self.file(&core)?;
-            (file, core.changes, core.status.mark, core.dir_synced, core.header_stale)
+            let unsynced_name = (!core.name_synced).then_some(core.name);
+            (file, core.changes, core.status.mark, unsynced_name, core.header_stale)
         };
         file.file.sync_data().map_err(|e| self.disk.sync_failed(&e))?;
-        if !dir_synced {
-            self.disk.sync_dir_of(handle)?;
+        if let Some(name) = unsynced_name {
+            self.disk.sync_name(handle, name)?;
         }
         let mut core = self.disk.write_core(&self.slot)?;
         core.synced = core.synced.max(changes);
-        core.dir_synced = true;
+        core.name_synced = true;
         if core.synced == core.changes {
             core.file = None;
             self.disk.note_synced(handle);
@@ -749,12 +754,12 @@ impl Chunk {
         };
         let synced = file.write_head(&status, None).and_then(|()| file.file.sync_data());
         synced.map_err(|e| self.disk.sync_failed(&e))?;
-        if !core.dir_synced {
-            self.disk.sync_dir_of(handle)?;
+        if !core.name_synced {
+            self.disk.sync_name(handle, core.name)?;
         }
         core.status = status;
         core.header_stale = false;
-        core.dir_synced = true;
+        core.name_synced = true;
         core.synced = core.changes;
         core.file = None;
         self.disk.note_synced(handle);

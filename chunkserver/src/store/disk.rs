@@ -6,6 +6,7 @@ use super::floor::Floor;
 use super::format::{ChunkMeta, State, Status, chunk_dir, chunk_path};
 use super::index::{Digest, Index, MemoryIndex, SledIndex};
 use super::journal::{self, DIRTY_FILE, DirtyLog};
+use super::names::{Name, Names};
 use super::recover::{self, io_error, is_read_only};
 use super::stamp::{self, Identity, Stamp};
 use super::verified::Verified;
@@ -109,6 +110,7 @@ pub(super) struct Inner {
     files: Mutex<FileCache>,
     /// Chunks with unsynced writes: their files stay open, so that no error of writing back is missed.
     unsynced: Mutex<Unsynced>,
+    names: Names,
     /// Chunks that carry no clean mark and can get one.
     unmarked: Mutex<BTreeSet<ChunkHandle>>,
     /// Chunks whose files are gone, which a power loss may bring back; and the highest mark then.
@@ -263,6 +265,7 @@ impl DiskStore {
             index_stale: Mutex::new(index_stale),
             files: Mutex::new(FileCache::new(options.cached_files_max())),
             unsynced: Mutex::new(unsynced),
+            names: Names::new(),
             unmarked: Mutex::new(unmarked),
             unlinked: Mutex::default(),
             options,
@@ -396,7 +399,7 @@ impl DiskStore {
             .and_then(|()| inner.create_file(handle, &status, meta));
         match created {
             Ok(file) => {
-                core.created(file);
+                core.created(file, inner.names.made(handle));
                 if state != State::Fenced {
                     inner.not_absent(handle);
                 }
@@ -738,9 +741,17 @@ impl Inner {
         }
     }
 
-    /// Syncs the directory that names the chunk.
-    pub fn sync_dir_of(&self, handle: ChunkHandle) -> Result<()> {
-        self.disk.sync_dir(&chunk_dir(handle)).map_err(|e| self.sync_failed(&e))
+    /// Syncs the directory that names the chunk, unless that was done for another since it has got its name.
+    pub fn sync_name(&self, handle: ChunkHandle, name: Name) -> Result<()> {
+        match self.names.is_synced(handle, name) {
+            true => Ok(()),
+            false => self.sync_dir_of(handle),
+        }
+    }
+
+    fn sync_dir_of(&self, handle: ChunkHandle) -> Result<()> {
+        let sync = || self.disk.sync_dir(&chunk_dir(handle));
+        self.names.sync(handle, sync).map_err(|e| self.sync_failed(&e))
     }
 
     fn mark_round(self: &Arc<Self>, idle: Duration) -> Result<usize> {

@@ -228,6 +228,25 @@ fn a_lost_header_write_and_a_misdirected_one_are_found() {
     assert_eq!(store.floor(), V2);
 }
 
+/// One sync of a directory is for all names in it. The disk tells: it refuses each such sync, which fails it.
+#[test]
+fn a_directory_is_synced_for_a_new_name_and_not_for_one_that_is_synced() {
+    let machine = Machine::new();
+    let store = machine.open();
+    let [first, second, third] = [0x107, 0x207, 0x307].map(ChunkHandle);
+    let create = |handle| store.create(handle, V1, State::Installed, &meta()).unwrap();
+    let chunks = [create(first), create(second)];
+    chunks[0].sync().unwrap();
+    machine
+        .disk
+        .inject(Fault::new(Op::SyncDir, Effect::Eio).on("chunks").always());
+    chunks[1].sync().unwrap();
+    chunks[0].fence(V2).unwrap();
+    assert!(chunks.iter().all(|c| c.info().synced));
+    let made_since = create(third);
+    assert!(matches!(made_since.sync(), Err(StoreError::DiskFailed { .. })));
+}
+
 #[test]
 fn a_failed_write_or_sync_fails_the_disk_for_good_and_no_other() {
     for (op, path) in [

@@ -8,7 +8,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 
-const CHUNKS: u64 = 3;
+/// Two in one directory, one in another.
+const CHUNKS: [ChunkHandle; 3] = [ChunkHandle(0x102), ChunkHandle(0x202), ChunkHandle(3)];
 const B: u64 = BLOCK_SIZE_BYTES;
 
 /// What one chunk may be found as.
@@ -100,7 +101,7 @@ impl World {
 
     /// One operation; false once the machine has stopped. What was under way counts as begun.
     fn step(&mut self) -> bool {
-        let handle = ChunkHandle(self.rng.random_range(1..=CHUNKS));
+        let handle = CHUNKS[self.rng.random_range(0..CHUNKS.len())];
         let Some(expected) = self.chunks.get(&handle).cloned() else {
             return self.create(handle);
         };
