@@ -777,9 +777,15 @@ mod tests {
     #[test]
     fn r9_the_table_is_bounded_and_forgets_who_was_silent_longest() {
         let sessions = 0..REMEMBERED_SESSIONS_MAX as u128 + 1;
-        let table = Remembered::of(sessions.map(|s| (SessionId::from_bits(s), Sequence(7))));
+        let mut table = Remembered::of(sessions.map(|s| (SessionId::from_bits(s), Sequence(7))));
         assert_eq!(table.entries().count(), REMEMBERED_SESSIONS_MAX);
         assert_eq!(table.last(SessionId::from_bits(0)), None);
         assert_eq!(table.last(SessionId::from_bits(1)), Some(Sequence(7)));
+        // who has written since is not forgotten for what came between
+        table.note(SessionId::from_bits(1), Sequence(8));
+        table.note(SessionId::from_bits(0), Sequence(1));
+        assert_eq!(table.entries().count(), REMEMBERED_SESSIONS_MAX);
+        assert_eq!(table.last(SessionId::from_bits(1)), Some(Sequence(8)));
+        assert_eq!(table.last(SessionId::from_bits(2)), None);
     }
 }
