@@ -102,7 +102,7 @@ impl Core {
                 (None, replica.accept_all(version, None, mutations, room, now)?)
             }
         };
-        let done = self.set_going(replica.clone(), accepted);
+        let done = self.set_going(replica.clone(), accepted).await;
         Ok(Appending { done, offset })
     }
 

@@ -21,12 +21,14 @@ use futures::FutureExt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 /// Accepts until the server stops. Its connections are `core.tasks`.
@@ -162,8 +164,17 @@ fn check_hello(core: &Core, hello: &Hello) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// As tokio's `timeout`, but what is done at once needs no timer.
+pub async fn within<T>(wait: Duration, what: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut what = pin!(what);
+    match futures::poll!(&mut what) {
+        Poll::Ready(done) => Ok(done),
+        Poll::Pending => timeout(wait, what).await,
+    }
+}
+
 async fn in_time<T>(wait: Duration, what: impl Future<Output = Result<T, FrameError>>) -> Result<T, FrameError> {
-    match timeout(wait, what).await {
+    match within(wait, what).await {
         Ok(done) => done,
         Err(_) => Err(FrameError::Io(io::ErrorKind::TimedOut.into())),
     }
@@ -370,7 +381,7 @@ async fn send_answers(core: Arc<Core>, mut writer: BoxWriter, mut queue: mpsc::R
 }
 
 async fn in_answer_time<T>(write: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(ANSWER_WAIT_MAX, write).await?
+    within(ANSWER_WAIT_MAX, write).await?
 }
 
 /// Whether it says something of the connection rather than of a file.

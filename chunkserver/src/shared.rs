@@ -1,6 +1,7 @@
 //! What every part of the service shares, and the data plane's operations on it: a mutation taken, a sync, a read, and
 //! what other replicas fetch (protocol R1, R4, R6, R9, R10).
 use crate::config::ChunkserverConfig;
+use crate::dataplane::within;
 use crate::limits::{BRIEF_BYTES_MAX, CHAIN_PLACES, STORE_RETRY_PAUSE};
 use crate::link;
 use crate::mandate::Mandate;
@@ -27,7 +28,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -252,7 +253,7 @@ impl Core {
             room,
         };
         let accepted = replica.accept(mutation, self.env.clock.now())?;
-        Ok(self.set_going(replica, accepted))
+        Ok(self.set_going(replica, accepted).await)
     }
 
     /// The replica that is or was writable in this process; a grant creates it.
@@ -269,16 +270,24 @@ impl Core {
         }
     }
 
-    /// Starts the tasks that see to what was accepted: first the way down, so that the members below write at the same
-    /// time as this one.
-    pub fn set_going(self: &Arc<Self>, replica: Arc<Replica>, accepted: Accepted) -> oneshot::Receiver<Outcome> {
+    /// Sees to what was accepted: first the way down, so that the members below write at the same time as this one.
+    pub async fn set_going(self: &Arc<Self>, replica: Arc<Replica>, accepted: Accepted) -> oneshot::Receiver<Outcome> {
         if accepted.start_link {
-            self.spawn(link::run(self.clone(), replica.clone(), accepted.term));
+            self.start(link::run(self.clone(), replica.clone(), accepted.term))
+                .await;
         }
         if accepted.start_apply {
-            self.spawn(apply(self.clone(), replica));
+            self.start(apply(self.clone(), replica)).await;
         }
         accepted.answer
+    }
+
+    /// Does what of `work` need not wait; the rest is a task.
+    async fn start(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut work = Box::pin(work);
+        if futures::poll!(&mut work).is_pending() {
+            self.spawn_boxed(work);
+        }
     }
 
     /// Creates a replica on a grant (R10), or finds the one that this grant has created.
@@ -290,7 +299,7 @@ impl Core {
         }
         let disk = self.store.disk(key.disk).ok_or(Refusal::NoReplica)?;
         let replica = self.replica(key);
-        let turn = timeout(self.config.chain_deadline, replica.turn.lock()).await;
+        let turn = within(self.config.chain_deadline, replica.turn.lock()).await;
         let turn = turn.map_err(|_| Refusal::Unavailable("an order on this replica is under way"))?;
         if replica.place().is_some() {
             drop(turn);

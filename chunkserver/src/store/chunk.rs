@@ -1,9 +1,9 @@
 //! One replica, and every operation on it.
 //!
 //! A change goes to the file in this order: head with an intent that names the blocks, data and table, head with the new
-//! length and without the intent. (A new chunk has the intent of its first change already.) A process killed anywhere in
-//! it leaves either an intent, so that the next open gives those blocks the checksums of what they hold and cuts the file
-//! at the length, or nothing to do. Nothing is acknowledged before the last of these writes.
+//! length and without the intent. (A new chunk's first bytes come with its file, in one write with the intent: `make`.) A
+//! process killed anywhere in it leaves either an intent, so that the next open gives those blocks the checksums of what
+//! they hold and cuts the file at the length, or nothing to do. Nothing is acknowledged before the last of these writes.
 //!
 //! The lock of a chunk (`Slot::core`) is held for writing through a change, for reading through a read, and not at all
 //! through a sync.
@@ -110,59 +110,71 @@ pub(super) struct Core {
     /// False if the header could not be believed when the disk was opened: `status` is made up.
     known: bool,
     header_stale: bool,
-    /// The file has an intent over all blocks: nothing has been changed since it was created.
-    intended: bool,
     /// A suspect whose checksums have been computed anew.
     recomputed: bool,
-    name: Name,
-    name_synced: bool,
-    /// Changes begun, and how many of them the last sync covered.
+    /// The file's name, while it may not be on stable storage.
+    unsynced_name: Option<Name>,
+    /// Changes begun, the creation among them, and how many of them the last sync covered.
     changes: u64,
     synced: u64,
     last_change: Boot,
-    /// Kept open while there are unsynced changes.
-    file: Option<Arc<ChunkFile>>,
+    pub held: Held,
+}
+
+/// What is in hand of a chunk's file.
+pub(super) enum Held {
+    /// There is no file yet; what it will say of itself.
+    Unmade(Box<ChunkMeta>),
+    Nothing,
+    /// Open for as long as there are unsynced changes.
+    File(Arc<ChunkFile>),
 }
 
 impl Core {
-    pub fn new(status: Status, now: Boot) -> Self {
+    /// Of a chunk that is created now.
+    pub fn new(status: Status, meta: ChunkMeta, now: Boot) -> Self {
         Self {
             status,
             removed: false,
             known: true,
             header_stale: false,
-            intended: false,
             recomputed: false,
-            name: Name::FOUND,
-            name_synced: false,
-            changes: 0,
+            unsynced_name: None,
+            changes: 1,
             synced: 0,
             last_change: now,
-            file: None,
+            held: Held::Unmade(Box::new(meta)),
         }
     }
 
     pub fn found(found: Found, now: Boot) -> (Self, Damage) {
         let core = Self {
+            status: found.status,
+            removed: false,
             known: found.damage.header.is_none(),
             header_stale: found.header_stale,
-            name_synced: !found.unsynced,
+            recomputed: false,
+            unsynced_name: found.unsynced.then_some(Name::FOUND),
             changes: u64::from(found.unsynced),
-            ..Self::new(found.status, now)
+            synced: 0,
+            last_change: now,
+            held: Held::Nothing,
         };
         (core, found.damage)
     }
 
-    pub fn created(&mut self, file: Arc<ChunkFile>, name: Name) {
-        self.name = name;
-        self.changes = 1;
-        self.intended = true;
-        self.file = Some(file);
+    pub fn is_unmade(&self) -> bool {
+        matches!(self.held, Held::Unmade(_))
+    }
+
+    pub fn made(&mut self, file: Arc<ChunkFile>, name: Name) {
+        self.unsynced_name = Some(name);
+        self.held = Held::File(file);
     }
 
     pub fn remove(&mut self) {
         self.removed = true;
-        self.file = None;
+        self.held = Held::Nothing;
     }
 
     pub fn status_known(&self) -> bool {
@@ -177,7 +189,7 @@ impl Core {
     }
 
     fn all_synced(&self) -> bool {
-        self.changes == self.synced && self.name_synced
+        self.changes == self.synced && self.unsynced_name.is_none()
     }
 }
 
@@ -273,7 +285,7 @@ impl Chunk {
     /// `NotFound` (unlinked meanwhile), `Corrupt`, `DiskFailed`, `TooManyFiles`.
     pub fn meta(&self) -> Result<ChunkMeta> {
         self.disk.readable()?;
-        let core = self.disk.read_core(&self.slot)?;
+        let core = self.read_made()?;
         core.present(self.handle())?;
         Ok(self.file(&core)?.meta.clone())
     }
@@ -316,22 +328,28 @@ impl Chunk {
         if data.is_empty() {
             return Ok(core.status.length);
         }
-        let file = self.file(&core)?;
         let end = offset + len;
-        let (first, entries) = self.entries_after(&core, &file, offset, len, crcs)?;
         let length = core.status.length.max(end);
-        let intent = Intent {
-            first_block: first,
-            blocks: entries.len() as u32,
-        };
-        let empty = core.status.length == 0;
-        self.change(&mut core, &file, intent, length, |file| {
-            if empty && offset == 0 {
-                return file.write_first(data, &entries);
-            }
-            file.write_data(data, offset)?;
-            file.write_table(first, &entries)
-        })?;
+        if offset == 0 && core.is_unmade() {
+            let intent = Intent {
+                first_block: 0,
+                blocks: crcs.len() as u32,
+            };
+            core.last_change = self.disk.clock.now();
+            let file = self.make(&mut core, Some(intent), crcs, data)?;
+            self.end_change(&mut core, &file, intent, length, Ok(()))?;
+        } else {
+            let file = self.made(&mut core)?;
+            let (first, entries) = self.entries_after(&core, &file, offset, len, crcs)?;
+            let intent = Intent {
+                first_block: first,
+                blocks: entries.len() as u32,
+            };
+            self.change(&mut core, &file, intent, length, |file| {
+                file.write_data(data, offset)?;
+                file.write_table(first, &entries)
+            })?;
+        }
         drop(core);
         // what was whole overwritten is good again
         let whole = offset.div_ceil(BLOCK_SIZE_BYTES) as u32..block_index_down(end, length);
@@ -354,7 +372,7 @@ impl Chunk {
         if length <= core.status.length {
             return Ok(core.status.length);
         }
-        let file = self.file(&core)?;
+        let file = self.made(&mut core)?;
         let (first, entries) = self.entries_after(&core, &file, length, 0, &[])?;
         let intent = Intent {
             first_block: first,
@@ -427,14 +445,19 @@ impl Chunk {
     fn sync_changes(&self) -> Result<()> {
         let handle = self.handle();
         let (file, changes, mark, unsynced_name, header_stale) = {
-            let core = self.disk.read_core(&self.slot)?;
+            let core = self.read_made()?;
             core.present(handle)?;
             if core.all_synced() {
                 return Ok(());
             }
             let file = self.file(&core)?;
-            let unsynced_name = (!core.name_synced).then_some(core.name);
-            (file, core.changes, core.status.mark, unsynced_name, core.header_stale)
+            let Core {
+                changes,
+                header_stale,
+                unsynced_name,
+                ..
+            } = *core;
+            (file, changes, core.status.mark, unsynced_name, header_stale)
         };
         file.file.sync_data().map_err(|e| self.disk.sync_failed(&e))?;
         if let Some(name) = unsynced_name {
@@ -442,9 +465,9 @@ impl Chunk {
         }
         let mut core = self.disk.write_core(&self.slot)?;
         core.synced = core.synced.max(changes);
-        core.name_synced = true;
+        core.unsynced_name = None;
         if core.synced == core.changes {
-            core.file = None;
+            core.held = Held::Nothing;
             self.disk.note_synced(handle);
         }
         drop(core);
@@ -522,7 +545,7 @@ impl Chunk {
     /// `ReadOnly`, `NoSpace`.
     pub fn table(&self, at: At) -> Result<Table> {
         self.disk.readable()?;
-        let core = self.disk.read_core(&self.slot)?;
+        let core = self.read_made()?;
         self.expect(&core, at)?;
         if let At::Fenced(version) = at
             && core.status.suspect
@@ -548,7 +571,7 @@ impl Chunk {
         self.disk.writable()?;
         let mut core = self.disk.write_core(&self.slot)?;
         self.expect(&core, At::Fenced(version))?;
-        let file = self.file(&core)?;
+        let file = self.made(&mut core)?;
         self.begin(&mut core, &file, Intent::WHOLE)?;
         let status = core.status;
         match file.repair(&status, Intent::WHOLE) {
@@ -595,7 +618,6 @@ impl Chunk {
         // From here on the mark may become durable at any moment, so the next change must put it into the dirty log.
         core.status = status;
         core.header_stale = true;
-        core.intended = false;
         file.write_head(&status, None).map_err(|e| self.disk.sync_failed(&e))?;
         core.header_stale = false;
         self.disk.note_marked(self.handle());
@@ -605,7 +627,10 @@ impl Chunk {
     /// Before an orderly stop: synced, marked, the mark synced. What the header now says; none if it is damaged.
     pub(super) fn settle(&self) -> Result<Option<Status>> {
         let marked = match self.mark_if_idle(Duration::ZERO) {
-            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => return Ok(None),
+            // (no space: for its file, so that it is gone)
+            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::NoSpace { .. }) => {
+                return Ok(None);
+            }
             other => other?,
         };
         if let Some(file) = marked {
@@ -685,9 +710,20 @@ impl Chunk {
         write: impl FnOnce(&ChunkFile) -> io::Result<()>,
     ) -> Result<()> {
         self.begin(core, file, intent)?;
+        self.end_change(core, file, intent, length, write(file))
+    }
+
+    /// The end of a change of which everything is `written` but the head.
+    fn end_change(
+        &self,
+        core: &mut Core,
+        file: &Arc<ChunkFile>,
+        intent: Intent,
+        length: u64,
+        written: io::Result<()>,
+    ) -> Result<()> {
         let status = Status { length, ..core.status };
-        let written = write(file).and_then(|()| file.write_head(&status, None));
-        match written {
+        match written.and_then(|()| file.write_head(&status, None)) {
             Ok(()) => {
                 core.status = status;
                 Ok(())
@@ -723,19 +759,16 @@ impl Chunk {
             self.disk.note_write(self.handle());
         }
         core.changes += 1;
-        core.file.get_or_insert_with(|| file.clone());
+        core.held = Held::File(file.clone());
         let after = intent.first_block + intent.blocks;
         self.disk.verified.forget(self.handle(), intent.first_block..after);
-        if std::mem::take(&mut core.intended) {
-            return Ok(());
-        }
         match file.write_head(&core.status, Some(intent)) {
             Ok(()) => {
                 core.header_stale = false;
                 Ok(())
             }
             Err(e) => {
-                // the page was written when the chunk was created: it needs no space, so no error of it is benign
+                // the page was written when the file was made: it needs no space, so no error of it is benign
                 core.header_stale = true;
                 Err(self.disk.sync_failed(&e))
             }
@@ -745,25 +778,23 @@ impl Chunk {
     /// Changes version or state alone, durably, and with it all that was written before.
     fn set_status(&self, core: &mut Core, status: Status) -> Result<()> {
         let handle = self.handle();
-        let file = self.file(core)?;
+        let file = self.made(core)?;
         core.header_stale = true;
-        core.intended = false;
         let status = Status {
             boot: self.disk.boot,
             ..status
         };
         let synced = file.write_head(&status, None).and_then(|()| file.file.sync_data());
         synced.map_err(|e| self.disk.sync_failed(&e))?;
-        if !core.name_synced {
-            self.disk.sync_name(handle, core.name)?;
+        if let Some(name) = core.unsynced_name {
+            self.disk.sync_name(handle, name)?;
         }
         core.status = status;
         core.header_stale = false;
-        core.name_synced = true;
+        core.unsynced_name = None;
         core.synced = core.changes;
-        core.file = None;
+        core.held = Held::Nothing;
         self.disk.note_synced(handle);
-        self.disk.note_status(handle);
         if !status.clean {
             self.disk.log.forget(handle, status.mark);
         }
@@ -811,10 +842,13 @@ impl Chunk {
             .map_err(|fault| self.corrupt(Damage::of_header(fault)))
     }
 
-    /// The open file. One that is opened now has its header judged.
+    /// The open file of a chunk that has one (`make`). One that is opened now has its header judged.
     pub(super) fn file_or_fault(&self, core: &Core) -> Result<std::result::Result<Arc<ChunkFile>, HeaderFault>> {
         let handle = self.handle();
-        if let Some(file) = core.file.clone().or_else(|| self.disk.cached_file(handle)) {
+        if let Held::File(file) = &core.held {
+            return Ok(Ok(file.clone()));
+        }
+        if let Some(file) = self.disk.cached_file(handle) {
             return Ok(Ok(file));
         }
         let owner = self.disk.owner(handle);

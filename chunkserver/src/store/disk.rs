@@ -3,7 +3,7 @@ use super::chunk::{Chunk, ChunkInfo, Core, Slot};
 use super::error::{Damage, OpenError, StoreError};
 use super::file::{ChunkFile, Owner};
 use super::floor::Floor;
-use super::format::{ChunkMeta, State, Status, chunk_dir, chunk_path};
+use super::format::{ChunkMeta, NAME_BYTES_MAX, State, Status, chunk_dir, chunk_path};
 use super::index::{Digest, Index, MemoryIndex, SledIndex};
 use super::journal::{self, DIRTY_FILE, DirtyLog};
 use super::names::{Name, Names};
@@ -105,8 +105,6 @@ pub(super) struct Inner {
     /// See [`DiskStore::absent_at`].
     absent: Mutex<BTreeMap<ChunkHandle, Version>>,
     index: Box<dyn Index>,
-    /// Chunks whose entry in the index is not up to date.
-    index_stale: Mutex<BTreeSet<ChunkHandle>>,
     files: Mutex<FileCache>,
     /// Chunks with unsynced writes: their files stay open, so that no error of writing back is missed.
     unsynced: Mutex<Unsynced>,
@@ -217,7 +215,6 @@ impl DiskStore {
                 other => other.map_err(|e| at("write", "")(&*disk, e))?,
             }
         }
-        let rebuild = !loaded.from_index;
         let now = clock.now();
         let mut unsynced = Unsynced::default();
         let mut unmarked = BTreeSet::new();
@@ -229,14 +226,6 @@ impl DiskStore {
             }
             let (core, damage) = Core::found(found, now);
             chunks.insert(handle, Slot::new(handle, core, damage));
-        }
-        let index_stale = if rebuild {
-            chunks.keys().copied().collect()
-        } else {
-            BTreeSet::new()
-        };
-        if rebuild && let Err(e) = index.clear() {
-            tracing::warn!(disk = disk.display(), error = %e, "the chunk index cannot be cleared");
         }
         let health = if read_only {
             DiskState::ReadOnly
@@ -262,7 +251,6 @@ impl DiskStore {
             room: Mutex::default(),
             absent: Mutex::default(),
             index,
-            index_stale: Mutex::new(index_stale),
             files: Mutex::new(FileCache::new(options.cached_files_max())),
             unsynced: Mutex::new(unsynced),
             names: Names::new(),
@@ -356,11 +344,11 @@ impl DiskStore {
 
     /// Creates an empty chunk: `Installed` by a grant, only above the floor (protocol R10); `Joining` to be filled for a
     /// copy, or `Fenced`, at any version; one that is made fenced is suspect until it is installed, since a member that
-    /// is only half filled must not pass for a source later. It is durable after its first sync (or fence).
+    /// is only half filled must not pass for a source later. It survives a kill from its first change on, and is durable
+    /// after its first sync (or fence): its file is made with what comes first.
     ///
     /// # Errors
-    /// `Exists`, `BelowFloor`, `FloorUnsettled`, `NoSpace` (also when only the reserve is left), `ReadOnly`,
-    /// `DiskFailed`, `TooManyFiles`.
+    /// `Exists`, `BelowFloor`, `FloorUnsettled`, `NoSpace` (nothing but the reserve is left), `ReadOnly`, `DiskFailed`.
     pub fn create(&self, handle: ChunkHandle, version: Version, state: State, meta: &ChunkMeta) -> Result<Chunk> {
         let inner = &self.0;
         inner.writable()?;
@@ -376,7 +364,9 @@ impl DiskStore {
             suspect: state == State::Fenced,
             boot: inner.boot,
         };
-        let slot = Slot::new(handle, Core::new(status, inner.clock.now()), Damage::default());
+        let mut meta = meta.clone();
+        meta.name.truncate(NAME_BYTES_MAX);
+        let slot = Slot::new(handle, Core::new(status, meta, inner.clock.now()), Damage::default());
         let chunk = Chunk {
             disk: inner.clone(),
             slot: slot.clone(),
@@ -394,30 +384,17 @@ impl DiskStore {
         }
         // The slot is in place before the floor is looked at: a fence that comes in between finds it, or has raised the
         // floor already.
-        let created = inner
-            .allowed(handle, version, state)
-            .and_then(|()| inner.create_file(handle, &status, meta));
-        match created {
-            Ok(file) => {
-                core.created(file, inner.names.made(handle));
-                if state != State::Fenced {
-                    inner.not_absent(handle);
-                }
-                inner.note_write(handle);
-                drop(core);
-                inner.bound_unsynced(handle)?;
-                Ok(chunk)
-            }
-            Err(e) => {
-                core.removed = true;
-                inner
-                    .chunks
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(&handle);
-                Err(e)
-            }
+        if let Err(e) = inner.allowed(handle, version, state) {
+            core.remove();
+            inner.forget(handle);
+            return Err(e);
         }
+        if state != State::Fenced {
+            inner.not_absent(handle);
+        }
+        inner.note_write(handle);
+        drop(core);
+        Ok(chunk)
     }
 
     /// # Errors
@@ -496,15 +473,7 @@ impl DiskStore {
         core.remove();
         inner.not_absent(handle);
         locked(&inner.unlinked).insert(handle, inner.log.mark_base());
-        inner
-            .chunks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&handle);
-        locked(&inner.files).remove(handle);
-        locked(&inner.unsynced).chunks.remove(&handle);
-        locked(&inner.unmarked).remove(&handle);
-        locked(&inner.index_stale).insert(handle);
+        inner.forget(handle);
         Ok(())
     }
 
@@ -525,19 +494,17 @@ impl DiskStore {
         chunks.range(range).next().map(|(&handle, _)| handle)
     }
 
-    /// Background work, every second or so: syncs chunks not written for `idle`, marks them clean, syncs the marks,
-    /// and brings the index up to date. How many chunks were marked; a round is bounded.
+    /// Background work, every second or so: syncs chunks not written for `idle`, marks them clean and syncs the marks. How
+    /// many chunks were marked; a round is bounded.
     ///
     /// # Errors
     /// `ReadOnly`, `DiskFailed`.
     pub fn write_clean_marks(&self, idle: Duration) -> Result<usize> {
         self.0.writable()?;
-        let marked = self.0.mark_round(idle)?;
-        self.0.update_index();
-        Ok(marked)
+        self.0.mark_round(idle)
     }
 
-    /// Orderly end: syncs and marks every chunk, flushes the index and leaves the marker that makes the next start fast.
+    /// Orderly end: syncs and marks every chunk, writes the index and leaves the marker that makes the next start fast.
     /// All later calls on it fail with `DiskFailed`. Logs what goes wrong; the next start then reads all headers.
     pub fn close(&self) {
         let closed = self.0.health.compare_exchange(
@@ -653,10 +620,24 @@ impl Inner {
         Ok(())
     }
 
-    fn create_file(&self, handle: ChunkHandle, status: &Status, meta: &ChunkMeta) -> Result<Arc<ChunkFile>> {
+    /// The chunk is no longer here.
+    pub fn forget(&self, handle: ChunkHandle) {
+        let mut chunks = self.chunks.write().unwrap_or_else(PoisonError::into_inner);
+        chunks.remove(&handle);
+        drop(chunks);
+        locked(&self.files).remove(handle);
+        self.note_synced(handle);
+        self.note_marked(handle);
+    }
+
+    /// A new file with what `write` writes, or none.
+    pub fn make_file(
+        &self,
+        handle: ChunkHandle,
+        meta: &ChunkMeta,
+        write: impl FnOnce(&ChunkFile) -> io::Result<()>,
+    ) -> Result<Arc<ChunkFile>> {
         let path = chunk_path(handle);
-        let mut meta = meta.clone();
-        meta.name.truncate(super::format::NAME_BYTES_MAX);
         let create = || self.with_room_for_files(|| self.disk.create(&path));
         let file = create().map_err(|e| match e.kind() {
             // a file that was not there when the disk was opened: not ours to overwrite
@@ -666,9 +647,9 @@ impl Inner {
             },
             _ => self.failed("create a chunk on", &e),
         })?;
-        let owner = self.owner(handle);
+        let (owner, meta) = (self.owner(handle), meta.clone());
         let file = Arc::new(ChunkFile { file, owner, meta });
-        if let Err(e) = file.write_new(status) {
+        if let Err(e) = write(&file) {
             let error = self.failed("write a chunk on", &e);
             if let Err(e) = self.disk.remove(&path) {
                 return Err(self.failed("remove a chunk of", &e));
@@ -701,17 +682,13 @@ impl Inner {
         locked(&self.files).insert(handle, file.clone());
     }
 
-    /// A chunk is written, or about to be: it is neither synced nor clean, and its index entry is old.
+    /// A chunk is written, or about to be: it is neither synced nor clean.
     pub fn note_write(&self, handle: ChunkHandle) {
         locked(&self.unsynced).chunks.insert(handle);
         locked(&self.unmarked).insert(handle);
-        self.note_status(handle);
     }
     pub fn note_synced(&self, handle: ChunkHandle) {
         locked(&self.unsynced).chunks.remove(&handle);
-    }
-    pub fn note_status(&self, handle: ChunkHandle) {
-        locked(&self.index_stale).insert(handle);
     }
 
     /// Keeps the number of files that are open for their unsynced writes bounded: beyond it, another chunk is synced.
@@ -732,13 +709,17 @@ impl Inner {
         let Some(slot) = self.slot(victim) else { return Ok(()) };
         let disk = self.clone();
         match (Chunk { disk, slot }).sync() {
-            // its own trouble, found again by whoever uses it
-            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => {
+            // its own trouble, found again by whoever uses it (no space: for its file, so that it is gone)
+            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::NoSpace { .. }) => {
                 self.note_synced(victim);
                 Ok(())
             }
             other => other,
         }
+    }
+
+    pub fn name_made(&self, handle: ChunkHandle) -> Name {
+        self.names.made(handle)
     }
 
     /// Syncs the directory that names the chunk, unless that was done for another since it has got its name.
@@ -769,7 +750,8 @@ impl Inner {
             match (Chunk { disk, slot }).mark_if_idle(idle) {
                 Ok(Some(file)) => marked.push(file),
                 Ok(None) => {}
-                Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => {
+                // (no space: for its file, so that it is gone)
+                Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::NoSpace { .. }) => {
                     locked(&self.unmarked).remove(&handle);
                 }
                 Err(e) => return Err(e),
@@ -798,23 +780,6 @@ impl Inner {
 
     pub fn note_marked(&self, handle: ChunkHandle) {
         locked(&self.unmarked).remove(&handle);
-        self.note_status(handle);
-    }
-
-    /// The index is only ever behind the headers: a failure costs the next start a scan.
-    fn update_index(&self) {
-        let stale = std::mem::take(&mut *locked(&self.index_stale));
-        for handle in stale {
-            let status = self.slot(handle).and_then(|slot| slot.status());
-            let result = match status {
-                Some(status) => self.index.put(handle, &status),
-                None => self.index.remove(handle),
-            };
-            if let Err(e) = result {
-                tracing::warn!(disk = self.disk.display(), error = %e, "the chunk index cannot be written");
-                return;
-            }
-        }
     }
 
     /// All of `close` after new operations are refused.
@@ -829,7 +794,7 @@ impl Inner {
             .collect();
         let mut digest = Digest::default();
         let mut whole = true;
-        for handle in handles {
+        for &handle in &handles {
             let Some(slot) = self.slot(handle) else { continue };
             let chunk = Chunk {
                 disk: self.clone(),
@@ -842,9 +807,11 @@ impl Inner {
                 Err(e) => return Err(e.into()),
             }
         }
-        self.update_index();
-        if let Err(e) = self.index.flush() {
-            tracing::warn!(disk = self.disk.display(), error = %e, "the chunk index cannot be flushed");
+        let statuses = handles
+            .iter()
+            .filter_map(|&handle| Some((handle, self.slot(handle)?.status()?)));
+        if let Err(e) = self.index.replace(&mut { statuses }) {
+            tracing::warn!(disk = self.disk.display(), error = %e, "the chunk index cannot be written");
         }
         if !whole {
             // matches no index, so that every header is read

@@ -2,8 +2,8 @@
 use super::crc::crc;
 use super::error::HeaderFault;
 use super::format::{
-    ChunkMeta, DATA_OFFSET, Header, Intent, SECTOR_BYTES, Status, TABLE_BYTES, TABLE_OFFSET, block_count, block_len,
-    decode_intent, decode_table, encode_header, encode_intent, encode_table,
+    ChunkMeta, DATA_OFFSET, Header, Intent, SECTOR_BYTES, Status, TABLE_OFFSET, block_count, block_len, decode_intent,
+    decode_table, encode_header, encode_intent, encode_table,
 };
 use cairn_io::DiskFile;
 use cairn_types::layout::BLOCK_SIZE_BYTES;
@@ -61,11 +61,12 @@ impl ChunkFile {
         self.file.write_at(&self.head(status, intent), 0)
     }
 
-    /// The head of a new chunk, with the intent of its first change, and the empty table.
-    pub fn write_new(&self, status: &Status) -> io::Result<()> {
+    /// All of a new file: the head, the whole table, the checksums of `data` first, and `data`.
+    pub fn write_new(&self, status: &Status, intent: Option<Intent>, crcs: &[u32], data: &[u8]) -> io::Result<()> {
         let mut bytes = [0; DATA_OFFSET as usize];
-        bytes[..2 * SECTOR_BYTES].copy_from_slice(&self.head(status, Some(Intent::WHOLE)));
-        self.file.write_at(&bytes, 0)
+        bytes[..2 * SECTOR_BYTES].copy_from_slice(&self.head(status, intent));
+        bytes[TABLE_OFFSET as usize..][..4 * crcs.len()].copy_from_slice(&encode_table(crcs));
+        self.file.write_both_at(&bytes, data, 0)
     }
 
     fn head(&self, status: &Status, intent: Option<Intent>) -> [u8; 2 * SECTOR_BYTES] {
@@ -97,13 +98,6 @@ impl ChunkFile {
 
     pub fn write_data(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_at(data, DATA_OFFSET + offset)
-    }
-
-    /// The first bytes of an empty chunk, and with them its whole table.
-    pub fn write_first(&self, data: &[u8], crcs: &[u32]) -> io::Result<()> {
-        let mut table = [0; TABLE_BYTES];
-        table[..4 * crcs.len()].copy_from_slice(&encode_table(crcs));
-        self.file.write_both_at(&table, data, TABLE_OFFSET)
     }
 
     /// Makes the file hold `length` bytes of data and none beyond, so that growing later uncovers nothing old.

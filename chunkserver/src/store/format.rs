@@ -289,16 +289,12 @@ pub fn decode_table(bytes: &[u8]) -> Vec<u32> {
 
 /// Where a chunk's file is: chunks/<low byte>/<handle>.chunk, all in lower-case hex.
 pub fn chunk_path(handle: ChunkHandle) -> PathBuf {
-    PathBuf::from(format!("{}/{handle}.chunk", chunk_dir_name(handle)))
+    PathBuf::from(format!("chunks/{:02x}/{handle}.chunk", handle.0 & 0xff))
 }
 
 /// The directory of `chunk_path`.
 pub fn chunk_dir(handle: ChunkHandle) -> PathBuf {
-    PathBuf::from(chunk_dir_name(handle))
-}
-
-fn chunk_dir_name(handle: ChunkHandle) -> String {
-    format!("chunks/{:02x}", handle.0 & 0xff)
+    PathBuf::from(format!("chunks/{:02x}", handle.0 & 0xff))
 }
 
 /// The chunk whose file has this name in the directory of this low byte.

@@ -1,8 +1,7 @@
 //! The inventory index: every chunk's status, so that a start after an orderly stop need not open every chunk file.
 //!
-//! It holds nothing that cannot be rebuilt, and it is believed only when an orderly stop left a digest of it
-//! ([`digest`]) that still matches; otherwise it is wiped and filled from the headers. sled's flush is not safe against
-//! power loss, and nothing here needs it to be.
+//! It is written by an orderly stop alone, and believed only if the digest ([`Digest`]) that this left still matches; otherwise
+//! all headers are read. sled's flush is not safe against power loss, and nothing here needs it to be.
 use super::format::{State, Status, get_u64, get_uuid, put};
 use cairn_types::{ChunkHandle, Version};
 use std::collections::BTreeMap;
@@ -25,18 +24,18 @@ pub enum IndexError {
 type Result<T> = std::result::Result<T, IndexError>;
 
 pub trait Index: Send + Sync + 'static {
-    fn get(&self, handle: ChunkHandle) -> Result<Option<Status>>;
-    fn put(&self, handle: ChunkHandle, status: &Status) -> Result<()>;
-    fn remove(&self, handle: ChunkHandle) -> Result<()>;
+    /// Holds these entries from now on, which come in the order of their handles, and no others; hands all of it to the
+    /// operating system.
+    fn replace(&self, entries: &mut dyn Iterator<Item = (ChunkHandle, Status)>) -> Result<()>;
     /// Every entry in the order of the handles.
     fn iterate(&self, each: &mut dyn FnMut(ChunkHandle, Status)) -> Result<()>;
-    /// Hands everything to the operating system.
-    fn flush(&self) -> Result<()>;
-    fn clear(&self) -> Result<()>;
 }
 
+const HANDLE_BYTES: usize = 8;
 const ENTRY_BYTES: usize = 64;
 const ENTRY_FORMAT: u8 = 1;
+/// Entries under one key of sled's, the handle of the first: to insert one takes as long as some tens of them together.
+const ENTRIES_A_KEY: usize = 64;
 
 fn encode(status: &Status) -> [u8; ENTRY_BYTES] {
     let mut bytes = [0; ENTRY_BYTES];
@@ -98,26 +97,12 @@ impl MemoryIndex {
 }
 
 impl Index for MemoryIndex {
-    fn get(&self, handle: ChunkHandle) -> Result<Option<Status>> {
-        Ok(self.map().get(&handle).copied())
-    }
-    fn put(&self, handle: ChunkHandle, status: &Status) -> Result<()> {
-        self.map().insert(handle, *status);
-        Ok(())
-    }
-    fn remove(&self, handle: ChunkHandle) -> Result<()> {
-        self.map().remove(&handle);
+    fn replace(&self, entries: &mut dyn Iterator<Item = (ChunkHandle, Status)>) -> Result<()> {
+        *self.map() = entries.collect();
         Ok(())
     }
     fn iterate(&self, each: &mut dyn FnMut(ChunkHandle, Status)) -> Result<()> {
         self.map().iter().for_each(|(handle, status)| each(*handle, *status));
-        Ok(())
-    }
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-    fn clear(&self) -> Result<()> {
-        self.map().clear();
         Ok(())
     }
 }
@@ -176,31 +161,33 @@ fn wipe(path: &Path) -> Result<()> {
 }
 
 impl Index for SledIndex {
-    fn get(&self, handle: ChunkHandle) -> Result<Option<Status>> {
-        self.db.get(handle.0.to_be_bytes())?.map(|v| decode(&v)).transpose()
-    }
-    fn put(&self, handle: ChunkHandle, status: &Status) -> Result<()> {
-        self.db.insert(handle.0.to_be_bytes(), &encode(status)[..])?;
-        Ok(())
-    }
-    fn remove(&self, handle: ChunkHandle) -> Result<()> {
-        self.db.remove(handle.0.to_be_bytes())?;
+    fn replace(&self, entries: &mut dyn Iterator<Item = (ChunkHandle, Status)>) -> Result<()> {
+        self.db.clear()?;
+        let mut entries = entries.peekable();
+        while let Some((first, _)) = entries.peek().copied() {
+            let mut value = vec![];
+            for (handle, status) in entries.by_ref().take(ENTRIES_A_KEY) {
+                value.extend(handle.0.to_be_bytes());
+                value.extend(encode(&status));
+            }
+            self.db.insert(first.0.to_be_bytes(), value)?;
+        }
+        self.db.flush()?;
         Ok(())
     }
     fn iterate(&self, each: &mut dyn FnMut(ChunkHandle, Status)) -> Result<()> {
         for entry in self.db.iter() {
-            let (key, value) = entry?;
-            let key: [u8; 8] = key.as_ref().try_into().map_err(|_| IndexError::Entry)?;
-            each(ChunkHandle(u64::from_be_bytes(key)), decode(&value)?);
+            let (_, value) = entry?;
+            let (entries, rest) = value.as_chunks::<{ HANDLE_BYTES + ENTRY_BYTES }>();
+            if !rest.is_empty() {
+                return Err(IndexError::Entry);
+            }
+            for entry in entries {
+                let (handle, status) = entry.split_at(HANDLE_BYTES);
+                let handle = u64::from_be_bytes(handle.try_into().map_err(|_| IndexError::Entry)?);
+                each(ChunkHandle(handle), decode(status)?);
+            }
         }
-        Ok(())
-    }
-    fn flush(&self) -> Result<()> {
-        self.db.flush()?;
-        Ok(())
-    }
-    fn clear(&self) -> Result<()> {
-        self.db.clear()?;
         Ok(())
     }
 }
@@ -222,29 +209,30 @@ mod tests {
         }
     }
 
+    fn entries(handles: &[u64]) -> Vec<(ChunkHandle, Status)> {
+        handles.iter().map(|&n| (ChunkHandle(n), status(n))).collect()
+    }
+
+    fn all(index: &dyn Index) -> Vec<(ChunkHandle, Status)> {
+        let mut all = vec![];
+        index.iterate(&mut |h, s| all.push((h, s))).unwrap();
+        all
+    }
+
     /// What every index must do.
     fn conforms(index: &dyn Index) {
-        let all = || {
-            let mut all = vec![];
-            index.iterate(&mut |h, s| all.push((h.0, s))).unwrap();
-            all
-        };
-        assert!(all().is_empty());
-        assert_eq!(index.get(ChunkHandle(1)).unwrap(), None);
-        for n in [3, 1, 256, u64::MAX / 200] {
-            index.put(ChunkHandle(n), &status(n)).unwrap();
+        let many: Vec<u64> = (0..1000).map(|n| n * n).collect();
+        for handles in [
+            &[][..],
+            &[1, 3, 256, u64::MAX / 200],
+            &many,
+            &many[..ENTRIES_A_KEY],
+            &[2],
+            &[],
+        ] {
+            index.replace(&mut entries(handles).into_iter()).unwrap();
+            assert_eq!(all(index), entries(handles));
         }
-        assert_eq!(index.get(ChunkHandle(256)).unwrap(), Some(status(256)));
-        let expected: Vec<_> = [1, 3, 256, u64::MAX / 200].map(|n| (n, status(n))).into();
-        assert_eq!(all(), expected);
-        index.put(ChunkHandle(3), &status(4)).unwrap();
-        assert_eq!(index.get(ChunkHandle(3)).unwrap(), Some(status(4)));
-        index.remove(ChunkHandle(3)).unwrap();
-        index.remove(ChunkHandle(77)).unwrap();
-        assert_eq!(index.get(ChunkHandle(3)).unwrap(), None);
-        index.flush().unwrap();
-        index.clear().unwrap();
-        assert!(all().is_empty());
     }
 
     #[test]
@@ -253,16 +241,23 @@ mod tests {
     }
 
     #[test]
-    fn sled_conforms_and_keeps_what_was_flushed() {
+    fn sled_conforms_and_keeps_what_it_was_given() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index");
         let index = SledIndex::open(&path).unwrap();
         conforms(&index);
-        index.put(ChunkHandle(9), &status(9)).unwrap();
-        index.flush().unwrap();
+        index.replace(&mut entries(&[7, 9]).into_iter()).unwrap();
         drop(index);
-        let index = SledIndex::open(&path).unwrap();
-        assert_eq!(index.get(ChunkHandle(9)).unwrap(), Some(status(9)));
+        assert_eq!(all(&SledIndex::open(&path).unwrap()), entries(&[7, 9]));
+    }
+
+    /// As versions before wrote it: each chunk under its own key.
+    #[test]
+    fn entries_of_another_form_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = SledIndex::open(dir.path()).unwrap();
+        index.db.insert(9u64.to_be_bytes(), &encode(&status(9))[..]).unwrap();
+        assert!(matches!(index.iterate(&mut |_, _| ()), Err(IndexError::Entry)));
     }
 
     #[test]
@@ -281,9 +276,9 @@ mod tests {
             }
         }
         let index = SledIndex::open_or_wipe(&path).unwrap();
-        let mut entries = 0;
-        let read = index.iterate(&mut |_, _| entries += 1);
-        assert!(read.is_err() || entries == 0);
+        let mut found = 0;
+        let read = index.iterate(&mut |_, _| found += 1);
+        assert!(read.is_err() || found == 0);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod floor;
 mod format;
 mod index;
 mod journal;
+mod make;
 mod names;
 mod read;
 mod recover;

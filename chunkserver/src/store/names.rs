@@ -4,7 +4,6 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of one directory: names made so far, and how many of them a sync has covered.
-#[derive(Default)]
 struct Directory {
     made: AtomicU64,
     synced: AtomicU64,

@@ -50,7 +50,7 @@ impl Chunk {
             return Err(bad_range(offset, len, 0));
         }
         self.disk.readable()?;
-        let core = self.disk.read_core(&self.slot)?;
+        let core = self.read_made()?;
         self.expect(&core, at)?;
         let file = self.file(&core)?;
         let length = core.status.length;
@@ -114,7 +114,7 @@ impl Chunk {
     /// As [`Chunk::read`].
     pub fn locate(&self, at: At, offset: u64, len: u64) -> Result<Option<Stored>> {
         self.disk.readable()?;
-        let core = self.disk.read_core(&self.slot)?;
+        let core = self.read_made()?;
         self.expect(&core, at)?;
         let length = core.status.length;
         let end = offset.saturating_add(len).min(length);

@@ -36,7 +36,6 @@ pub(super) struct Loaded {
     pub chunks: BTreeMap<ChunkHandle, Found>,
     /// Records of the dirty log that still count.
     pub needed: BTreeMap<ChunkHandle, Dirty>,
-    pub from_index: bool,
     /// The disk turned out to take no writes.
     pub read_only: bool,
 }
@@ -66,7 +65,6 @@ pub(super) fn load(
         return Ok(Loaded {
             chunks,
             needed: BTreeMap::new(),
-            from_index: true,
             read_only: false,
         });
     }
@@ -78,7 +76,6 @@ pub(super) fn load(
         loaded: Loaded {
             chunks: BTreeMap::new(),
             needed: BTreeMap::new(),
-            from_index: false,
             read_only: false,
         },
     };

@@ -26,7 +26,7 @@ impl Chunk {
     /// `DiskFailed`, `NotFound`, `TooManyFiles`.
     pub fn verify_step(&self, first_block: u32) -> Result<Verified> {
         self.disk.readable()?;
-        let core = self.disk.read_core(&self.slot)?;
+        let core = self.read_made()?;
         core.present(self.handle())?;
         let stop = |damage: Damage| {
             self.slot.note(&damage);

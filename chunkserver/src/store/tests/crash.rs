@@ -33,7 +33,7 @@ const SCRIPT: &[Step] = &[
     Step::Write(0, 8 * B),
 ];
 
-/// Of a chunk that nothing was done to since it was created.
+/// Of a chunk that nothing was done to since it was created: it has no file.
 const FIRST: &[&[Step]] = &[
     &[
         Step::Write(0, 100),
@@ -92,36 +92,66 @@ fn model(mut data: Vec<u8>, step: Step, seed: u64) -> Vec<u8> {
 
 use cairn_types::Version;
 
-/// Runs the script until the machine stops after `n` changes; gives what was completed, what was under way, and whether
-/// it stopped at all.
-fn stop_at(script: &[Step], made: State, n: u64) -> Option<(Machine, Vec<u8>, Vec<u8>, u64)> {
+/// Where the machine stopped.
+struct Stopped {
+    machine: Machine,
+    /// Steps that were completed, what they left, and what the one under way would have.
+    completed: usize,
+    before: Vec<u8>,
+    after: Vec<u8>,
+    version: u64,
+}
+
+/// Runs the script until the machine stops after `n` changes; none: it did not.
+fn stop_at(script: &[Step], made: State, n: u64) -> Option<Stopped> {
     let machine = Machine::new();
     let store = machine.open();
     store.create(HANDLE, V1, made, &meta()).unwrap();
     if made != State::Installed {
         store.fence(HANDLE, V1).unwrap();
     }
-    let mut data = vec![];
+    let mut before = vec![];
     let mut version = 1;
     machine.disk.stop_after(n);
-    for (seed, &step) in script.iter().enumerate() {
-        let next = model(data.clone(), step, seed as u64);
-        if apply(&store, &machine, step, seed as u64, made, &mut version).is_err() {
-            return Some((machine, data, next, version));
+    for (completed, &step) in script.iter().enumerate() {
+        let seed = completed as u64;
+        let after = model(before.clone(), step, seed);
+        if apply(&store, &machine, step, seed, made, &mut version).is_err() {
+            return Some(Stopped {
+                machine,
+                completed,
+                before,
+                after,
+                version,
+            });
         }
-        data = next;
+        before = after;
     }
     None
 }
 
-/// How many points there were.
-fn killed_at_any_point(script: &[Step], made: State) -> u64 {
+/// How many points there were, and those at which the chunk was not there yet.
+fn killed_at_any_point(script: &[Step], made: State) -> (u64, Vec<u64>) {
+    let mut absent = vec![];
     for n in 0.. {
-        let Some((machine, before, after, version)) = stop_at(script, made, n) else {
-            return n;
+        let Some(stopped) = stop_at(script, made, n) else {
+            return (n, absent);
         };
+        let Stopped {
+            machine,
+            completed,
+            before,
+            after,
+            version,
+        } = stopped;
         let store = machine.kill();
-        let chunk = store.chunk(HANDLE).unwrap();
+        let Ok(chunk) = store.chunk(HANDLE) else {
+            assert!(completed == 0 && made == State::Installed, "{n}");
+            // the same grant can be used again
+            store.create(HANDLE, V1, made, &meta()).unwrap();
+            absent.push(n);
+            continue;
+        };
         let info = chunk.info();
         assert!(!info.suspect && info.damage.is_none(), "{n}: {info:?}");
         assert_eq!(chunk.verify().unwrap(), Damage::default(), "{n}");
@@ -157,15 +187,17 @@ fn killed_at_any_point(script: &[Step], made: State) -> u64 {
 
 #[test]
 fn a_kill_at_any_point_loses_nothing_completed_and_corrupts_nothing() {
-    let points = killed_at_any_point(SCRIPT, State::Joining);
+    let (points, _) = killed_at_any_point(SCRIPT, State::Joining);
     assert!(points > 50, "only {points} points");
 }
 
 #[test]
 fn a_kill_at_any_point_of_the_first_changes_of_a_chunk_corrupts_nothing() {
     for script in FIRST {
-        let points = killed_at_any_point(script, State::Installed);
+        let (points, absent) = killed_at_any_point(script, State::Installed);
         assert!(points >= 5, "only {points} points of {script:?}");
+        // before the file, and before its first byte
+        assert_eq!(absent, [0, 1], "{script:?}");
     }
 }
 
@@ -174,7 +206,7 @@ fn a_kill_at_any_point_of_the_first_changes_of_a_chunk_corrupts_nothing() {
 fn without_intents_a_kill_would_corrupt() {
     let mut corrupt = 0;
     for n in 0.. {
-        let Some((machine, ..)) = stop_at(SCRIPT, State::Joining, n) else {
+        let Some(Stopped { machine, .. }) = stop_at(SCRIPT, State::Joining, n) else {
             break;
         };
         machine.disk.kill();
@@ -186,30 +218,4 @@ fn without_intents_a_kill_would_corrupt() {
         corrupt += u32::from(!chunk.verify().unwrap().is_none());
     }
     assert!(corrupt > 5, "only {corrupt}");
-}
-
-#[test]
-fn a_kill_while_creating_leaves_a_chunk_or_none() {
-    for n in 0.. {
-        let machine = Machine::new();
-        let store = machine.open();
-        machine.disk.stop_after(n);
-        let done = store.create(HANDLE, V1, State::Installed, &meta()).is_ok();
-        let store = machine.kill();
-        match store.chunk(HANDLE) {
-            Ok(chunk) => {
-                assert_eq!(chunk.info().version, V1);
-                assert!(chunk.info().damage.is_none());
-            }
-            Err(StoreError::NotFound { .. }) => {
-                assert!(!done);
-                // the same grant can be used again
-                store.create(HANDLE, V1, State::Installed, &meta()).unwrap();
-            }
-            Err(e) => panic!("{e}"),
-        }
-        if done {
-            break;
-        }
-    }
 }

@@ -58,7 +58,7 @@ fn a_format_cut_short_anywhere_is_done_again() {
 #[test]
 fn chunks_without_a_stamp_are_never_formatted_over() {
     let machine = Machine::new();
-    machine.open().create(HANDLE, V1, State::Installed, &meta()).unwrap();
+    create_made(&machine.open(), HANDLE);
     machine.disk.kill();
     let disk = machine.disk.mount();
     disk.remove(Path::new("cairn-disk")).unwrap();
@@ -366,12 +366,77 @@ fn an_orderly_stop_makes_the_next_start_read_no_header() {
     // an index that does not match what the orderly stop left is not believed either
     store.close();
     drop(store);
-    machine
-        .index
-        .put(ChunkHandle(3), &machine.index.get(ChunkHandle(4)).unwrap().unwrap())
-        .unwrap();
+    let mut entries = vec![];
+    machine.index.iterate(&mut |h, s| entries.push((h, s))).unwrap();
+    assert_eq!((entries[2].0, entries[3].0), (ChunkHandle(3), ChunkHandle(4)));
+    entries[2].1 = entries[3].1;
+    machine.index.replace(&mut entries.into_iter()).unwrap();
     let store = machine.open();
     assert_eq!(store.chunk(ChunkHandle(3)).unwrap().info().length, 300);
+}
+
+/// A chunk that is created has no file until something needs one, and then all of it.
+#[test]
+fn a_file_is_made_by_whatever_needs_it_first() {
+    type Need = fn(&DiskStore, &Chunk);
+    let needs: [(&str, State, Need); 13] = [
+        ("write", State::Installed, |_, c| _ = write(c, AT, 0, b"x").unwrap()),
+        ("write further on", State::Joining, |_, c| {
+            _ = write(c, At::Joining(V1), 70_000, b"x").unwrap();
+        }),
+        ("grow", State::Installed, |_, c| _ = c.grow(AT, 70_000).unwrap()),
+        ("read", State::Installed, |_, c| {
+            assert!(c.read(AT, 0, 10, true).unwrap().data.is_empty());
+        }),
+        ("meta", State::Installed, |_, c| assert_eq!(c.meta().unwrap(), meta())),
+        ("table", State::Installed, |_, c| {
+            assert_eq!(c.table(AT).unwrap().crcs, []);
+        }),
+        ("table of a suspect", State::Fenced, |_, c| {
+            assert_eq!(c.table(At::Fenced(V1)).unwrap().crcs, []);
+        }),
+        ("sync", State::Installed, |_, c| c.sync().unwrap()),
+        ("fence", State::Installed, |s, _| _ = s.fence(HANDLE, V2).unwrap()),
+        ("scrub", State::Installed, |_, c| {
+            assert_eq!(c.verify().unwrap(), Damage::default());
+        }),
+        ("scrub of a joining one", State::Joining, |_, c| {
+            assert_eq!(c.verify().unwrap(), Damage::default());
+        }),
+        ("mark", State::Installed, |s, _| {
+            assert_eq!(s.write_clean_marks(Duration::ZERO).unwrap(), 1);
+        }),
+        ("close", State::Installed, |s, _| s.close()),
+    ];
+    for (name, state, need) in needs {
+        let machine = Machine::new();
+        let store = machine.open();
+        let chunk = store.create(HANDLE, V1, state, &meta()).unwrap();
+        assert!(machine.disk.contents(Machine::path(HANDLE)).is_none(), "{name}");
+        assert!(!chunk.info().synced, "{name}");
+        need(&store, &chunk);
+        let before = chunk.info();
+        drop((store, chunk));
+        let store = machine.kill();
+        let chunk = store.chunk(HANDLE).unwrap();
+        let after = chunk.info();
+        assert_eq!(
+            (after.version, after.state, after.length),
+            (before.version, before.state, before.length)
+        );
+        assert_eq!(
+            (chunk.verify().unwrap(), chunk.meta().unwrap()),
+            (Damage::default(), meta()),
+            "{name}"
+        );
+    }
+    let machine = Machine::new();
+    let store = machine.open();
+    store.create(HANDLE, V1, State::Installed, &meta()).unwrap();
+    store.unlink(HANDLE, V1).unwrap();
+    store.create(HANDLE, V2, State::Installed, &meta()).unwrap();
+    drop(store);
+    assert_eq!(machine.kill().chunk_count(), 0);
 }
 
 /// The dirty log, past its capacity and back: no chunk written again is taken for clean.

@@ -214,7 +214,7 @@ fn a_lost_header_write_and_a_misdirected_one_are_found() {
 
     // another chunk's bytes under this chunk's name
     let other = ChunkHandle(HANDLE.0 + 0x100);
-    store.create(other, V1, State::Installed, &meta()).unwrap();
+    create_made(&store, other);
     drop((store, chunk));
     machine.disk.kill();
     cairn_io::Disk::rename(&machine.disk.mount(), &Machine::path(other), &Machine::path(HANDLE)).unwrap();
@@ -234,8 +234,7 @@ fn a_directory_is_synced_for_a_new_name_and_not_for_one_that_is_synced() {
     let machine = Machine::new();
     let store = machine.open();
     let [first, second, third] = [0x107, 0x207, 0x307].map(ChunkHandle);
-    let create = |handle| store.create(handle, V1, State::Installed, &meta()).unwrap();
-    let chunks = [create(first), create(second)];
+    let chunks = [create_made(&store, first), create_made(&store, second)];
     chunks[0].sync().unwrap();
     machine
         .disk
@@ -243,7 +242,7 @@ fn a_directory_is_synced_for_a_new_name_and_not_for_one_that_is_synced() {
     chunks[1].sync().unwrap();
     chunks[0].fence(V2).unwrap();
     assert!(chunks.iter().all(|c| c.info().synced));
-    let made_since = create(third);
+    let made_since = create_made(&store, third);
     assert!(matches!(made_since.sync(), Err(StoreError::DiskFailed { .. })));
 }
 
@@ -347,6 +346,52 @@ fn full_disk_after(machine: &Machine, data: &[u8]) {
     assert_eq!(store.state(), DiskState::Healthy);
     machine.disk.set_capacity(1 << 30);
     store.create(ChunkHandle(5), V3, State::Installed, &meta()).unwrap();
+}
+
+/// No room for the file of a new chunk, or for its first bytes: it is as if it had not been created.
+#[test]
+fn a_chunk_that_finds_no_room_when_it_is_first_written_is_gone() {
+    let fault = |op, skip| Fault::new(op, Effect::Enospc).on(".chunk").skip(skip);
+    for fault in [fault(Op::Create, 0), fault(Op::Write, 0), fault(Op::Write, 1)] {
+        let machine = Machine::new();
+        let store = machine.open();
+        let chunk = store.create(HANDLE, V1, State::Installed, &meta()).unwrap();
+        machine.disk.inject(fault);
+        assert!(matches!(write(&chunk, AT, 0, b"x"), Err(StoreError::NoSpace { .. })));
+        assert!(matches!(write(&chunk, AT, 0, b"x"), Err(StoreError::NotFound { .. })));
+        assert!(matches!(chunk.sync(), Err(StoreError::NotFound { .. })));
+        assert_eq!(
+            (store.chunk_count(), machine.disk.contents(Machine::path(HANDLE))),
+            (0, None)
+        );
+        // the grant is as good as before, until a fence has found nothing here
+        let again = store.create(HANDLE, V1, State::Installed, &meta()).unwrap();
+        write(&again, AT, 0, b"y").unwrap();
+        store.unlink(HANDLE, V1).unwrap();
+        assert!(matches!(store.fence(HANDLE, V2), Err(StoreError::NotFound { .. })));
+        assert_eq!(store.floor(), V2);
+    }
+    // nor is a mark, a sync for want of open files, or a stop in order any disk's failure for it
+    let mut machine = Machine::new();
+    machine.options.open_files_max = 8;
+    let store = machine.open();
+    let create = |n| store.create(ChunkHandle(n), V1, State::Installed, &meta()).unwrap();
+    let no_room = || machine.disk.inject(fault(Op::Create, 0));
+    create(1);
+    machine.clock.pass(IDLE);
+    no_room();
+    assert_eq!(store.write_clean_marks(IDLE).unwrap(), 0);
+    create(2);
+    let others: Vec<_> = (3..=8).map(|n| create_made(&store, ChunkHandle(n))).collect();
+    no_room();
+    write(&others[0], AT, 0, b"x").unwrap();
+    assert_eq!(store.chunk_count(), 6);
+    create(9);
+    no_room();
+    store.close();
+    assert_eq!(store.state(), DiskState::Closed);
+    drop((store, others));
+    assert_eq!(machine.open().chunk_count(), 6);
 }
 
 #[test]

@@ -105,23 +105,11 @@ impl Machine {
 }
 
 impl Index for Arc<MemoryIndex> {
-    fn get(&self, handle: ChunkHandle) -> std::result::Result<Option<Status>, IndexError> {
-        (**self).get(handle)
-    }
-    fn put(&self, handle: ChunkHandle, status: &Status) -> std::result::Result<(), IndexError> {
-        (**self).put(handle, status)
-    }
-    fn remove(&self, handle: ChunkHandle) -> std::result::Result<(), IndexError> {
-        (**self).remove(handle)
+    fn replace(&self, entries: &mut dyn Iterator<Item = (ChunkHandle, Status)>) -> std::result::Result<(), IndexError> {
+        (**self).replace(entries)
     }
     fn iterate(&self, each: &mut dyn FnMut(ChunkHandle, Status)) -> std::result::Result<(), IndexError> {
         (**self).iterate(each)
-    }
-    fn flush(&self) -> std::result::Result<(), IndexError> {
-        (**self).flush()
-    }
-    fn clear(&self) -> std::result::Result<(), IndexError> {
-        (**self).clear()
     }
 }
 
@@ -148,6 +136,13 @@ pub fn piece_crcs(offset: u64, data: &[u8]) -> Vec<u32> {
 
 pub fn block_crcs(data: &[u8]) -> Vec<u32> {
     data.chunks(BLOCK_SIZE_BYTES as usize).map(crc32fast::hash).collect()
+}
+
+/// A new chunk that has its file already.
+pub fn create_made(store: &DiskStore, handle: ChunkHandle) -> Chunk {
+    let chunk = store.create(handle, V1, State::Installed, &meta()).unwrap();
+    chunk.meta().unwrap();
+    chunk
 }
 
 pub fn write(chunk: &Chunk, at: At, offset: u64, data: &[u8]) -> Result<u64> {

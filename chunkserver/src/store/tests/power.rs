@@ -20,6 +20,8 @@ struct Expected {
     /// What was synced, and what it was after each change since: after a power loss, each byte is of one of them.
     possible: Vec<Vec<u8>>,
     lengths: BTreeSet<usize>,
+    /// Something was done to it since it was created: a kill leaves it.
+    changed: bool,
     /// The creation was synced.
     durable: bool,
     /// A clean mark is durable and nothing has been changed since.
@@ -154,7 +156,7 @@ impl World {
                 if result.is_ok() {
                     for chunk in self.chunks.values_mut() {
                         chunk.synced();
-                        chunk.marked = true;
+                        (chunk.marked, chunk.changed) = (true, true);
                     }
                     return true;
                 }
@@ -203,9 +205,12 @@ impl World {
                     Ok(store) => self.store = store,
                     Err(_) => return false,
                 }
-                Ok(())
+                let store = &self.store;
+                self.chunks
+                    .retain(|handle, chunk| chunk.changed || store.chunk(*handle).is_ok());
+                return true;
             }
-            _ => Ok(()),
+            _ => return true,
         };
         if result.is_err() {
             // (a fence or install that failed may have synced it)
@@ -213,6 +218,7 @@ impl World {
             next.before = Some(expected.now);
         } else {
             next.versions = BTreeSet::from([(next.version, next.state.unwrap())]);
+            next.changed = true;
         }
         self.chunks.insert(handle, next);
         result.is_ok()
@@ -350,6 +356,7 @@ impl World {
             chunk.install(v).map_err(|e| e.to_string())?;
             ensure!(!chunk.info().suspect, "installed and still suspect");
             expected.now = data;
+            expected.changed = true;
             expected.synced();
             (expected.marked, expected.before) = (false, None);
             (expected.version, expected.state) = (version, Some(State::Installed));
