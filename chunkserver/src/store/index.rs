@@ -1,7 +1,7 @@
 //! The inventory index: every chunk's status, so that a start after an orderly stop need not open every chunk file.
 //!
-//! It is written by an orderly stop alone, and believed only if the digest ([`Digest`]) that this left still matches; otherwise
-//! all headers are read. sled's flush is not safe against power loss, and nothing here needs it to be.
+//! It is written by an orderly stop alone, and believed only if the [`Digest`] that this left still matches; otherwise all
+//! headers are read. sled's flush is not safe against power loss, and nothing here needs it to be.
 use super::format::{State, Status, get_u64, get_uuid, put};
 use cairn_types::{ChunkHandle, Version};
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ pub trait Index: Send + Sync + 'static {
 const HANDLE_BYTES: usize = 8;
 const ENTRY_BYTES: usize = 64;
 const ENTRY_FORMAT: u8 = 1;
-/// Entries under one key of sled's, the handle of the first: to insert one takes as long as some tens of them together.
+/// Entries under one key of sled's, the handle of the first: what an insert costs is mostly not its bytes.
 const ENTRIES_A_KEY: usize = 64;
 
 fn encode(status: &Status) -> [u8; ENTRY_BYTES] {
