@@ -9,7 +9,7 @@ use crate::limits::{
 };
 use crate::refusal::Refusal;
 use crate::replica::Outcome;
-use crate::shared::{Answer, Core, Payload, acknowledged};
+use crate::shared::{Answer, Core, Payload, Started, acknowledged};
 use bytes::{Bytes, BytesMut};
 use cairn_io::{BoxStream, BoxWriter, Listener};
 use cairn_proto::PROTOCOL;
@@ -255,15 +255,13 @@ async fn take_requests<R: AsyncRead + Unpin>(
     }
 }
 
-/// What need not wait, such as a read that the page cache answers, is done here; the rest is a task.
 async fn begin<W>(core: &Arc<Core>, room: Option<OwnedSemaphorePermit>, work: impl FnOnce(Arc<Core>) -> W) -> Waiting
 where
     W: Future<Output = Result<Answer, Refusal>> + Send + 'static,
 {
-    let mut work = Box::pin(work(core.clone()).map(|answer| (answer, room)));
-    match futures::poll!(&mut work) {
-        Poll::Ready(finished) => Waiting::Ready(Box::new(finished)),
-        Poll::Pending => Waiting::Task(core.spawn_boxed(work)),
+    match core.start(work(core.clone()).map(|answer| (answer, room))).await {
+        Started::Done(finished) => Waiting::Ready(Box::new(finished)),
+        Started::Task(task) => Waiting::Task(task),
     }
 }
 

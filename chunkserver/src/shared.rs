@@ -27,7 +27,9 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,6 +81,12 @@ pub enum Payload {
 
 impl Payload {
     pub const NONE: Payload = Payload::Bytes(Bytes::new());
+}
+
+/// Work that was begun: at its end already, or a task of the data plane.
+pub enum Started<T> {
+    Done(T),
+    Task(JoinHandle<Option<T>>),
 }
 
 /// What was to be read from a chunk's file.
@@ -282,11 +290,12 @@ impl Core {
         accepted.answer
     }
 
-    /// Does what of `work` need not wait; the rest is a task.
-    async fn start(&self, work: impl Future<Output = ()> + Send + 'static) {
+    /// Does what of `work` need not wait, such as I/O that the page cache takes; the rest is a task.
+    pub async fn start<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Started<T> {
         let mut work = Box::pin(work);
-        if futures::poll!(&mut work).is_pending() {
-            self.spawn_boxed(work);
+        match futures::poll!(&mut work) {
+            Poll::Ready(done) => Started::Done(done),
+            Poll::Pending => Started::Task(self.spawn_boxed(work)),
         }
     }
 
@@ -552,19 +561,16 @@ impl Core {
     }
 
     /// Starts a task of the data plane, which ends with the server.
-    pub fn spawn<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> tokio::task::JoinHandle<Option<T>> {
+    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<Option<T>> {
         // each of the futures around it would have room for it twice, and be moved
         self.spawn_boxed(Box::pin(work))
     }
 
     /// [`Core::spawn`] of work that is in a box already.
-    pub fn spawn_boxed<T: Send + 'static>(
+    fn spawn_boxed<T: Send + 'static>(
         &self,
         work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
-    ) -> tokio::task::JoinHandle<Option<T>> {
+    ) -> JoinHandle<Option<T>> {
         self.tasks.spawn(self.killed.clone().run_until_cancelled_owned(work))
     }
 
@@ -588,6 +594,7 @@ async fn apply(core: Arc<Core>, replica: Arc<Replica>) {
         match left {
             Left::Nothing => return,
             Left::More => {}
+            // of file descriptors, of which nobody says that some are free again: any process may close one
             Left::Short => sleep(STORE_RETRY_PAUSE).await,
         }
     }

@@ -627,10 +627,7 @@ impl Chunk {
     /// Before an orderly stop: synced, marked, the mark synced. What the header now says; none if it is damaged.
     pub(super) fn settle(&self) -> Result<Option<Status>> {
         let marked = match self.mark_if_idle(Duration::ZERO) {
-            // (no space: for its file, so that it is gone)
-            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::NoSpace { .. }) => {
-                return Ok(None);
-            }
+            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => return Ok(None),
             other => other?,
         };
         if let Some(file) = marked {
@@ -778,7 +775,7 @@ impl Chunk {
     /// Changes version or state alone, durably, and with it all that was written before.
     fn set_status(&self, core: &mut Core, status: Status) -> Result<()> {
         let handle = self.handle();
-        let file = self.made(core)?;
+        let file = self.there(core)?;
         core.header_stale = true;
         let status = Status {
             boot: self.disk.boot,

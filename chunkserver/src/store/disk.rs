@@ -709,8 +709,8 @@ impl Inner {
         let Some(slot) = self.slot(victim) else { return Ok(()) };
         let disk = self.clone();
         match (Chunk { disk, slot }).sync() {
-            // its own trouble, found again by whoever uses it (no space: for its file, so that it is gone)
-            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::NoSpace { .. }) => {
+            // its own trouble, found again by whoever uses it
+            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => {
                 self.note_synced(victim);
                 Ok(())
             }
@@ -750,8 +750,7 @@ impl Inner {
             match (Chunk { disk, slot }).mark_if_idle(idle) {
                 Ok(Some(file)) => marked.push(file),
                 Ok(None) => {}
-                // (no space: for its file, so that it is gone)
-                Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. } | StoreError::NoSpace { .. }) => {
+                Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => {
                     locked(&self.unmarked).remove(&handle);
                 }
                 Err(e) => return Err(e),

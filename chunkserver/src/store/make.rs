@@ -16,13 +16,21 @@ impl Chunk {
                 return Ok(core);
             }
             drop(core);
-            self.made(&mut *self.disk.write_core(&self.slot)?)?;
+            self.there(&mut *self.disk.write_core(&self.slot)?)?;
         }
     }
 
     /// The chunk's file, empty if it is made now.
     pub(super) fn made(&self, core: &mut Core) -> Result<Arc<ChunkFile>> {
         self.make(core, None, &[], &[])
+    }
+
+    /// [`Chunk::made`] for what adds nothing to the chunk: without room for a file it is not there.
+    pub(super) fn there(&self, core: &mut Core) -> Result<Arc<ChunkFile>> {
+        match self.made(core) {
+            Err(StoreError::NoSpace { .. }) => Err(StoreError::NotFound { handle: self.handle() }),
+            made => made,
+        }
     }
 
     /// The chunk's file; if it is made now, with the first bytes of the chunk, their checksums and the intent to add them.
