@@ -4,6 +4,7 @@
 //! `verbs` and `cp` are the file commands over the client library. This crate is the edge: it may call what
 //! clippy.toml keeps from the others.
 #![allow(clippy::disallowed_methods)]
+mod allocator;
 mod args;
 mod config;
 mod cp;
@@ -34,7 +35,9 @@ use std::process::ExitCode;
 use verbs::Out;
 
 fn main() -> ExitCode {
-    mode::umask(); // while there is one thread
+    // while there is one thread
+    mode::umask();
+    allocator::keep_freed();
     let args: Vec<OsString> = std::env::args_os().collect();
     let called_as = args.first().map(Path::new).and_then(Path::file_name);
     let cli = if called_as == Some(OsStr::new("mount.cairn")) {

@@ -376,7 +376,7 @@ fn a_crash_at_a_chosen_point_stops_everything() {
     assert!(done);
     for n in 0..=changes {
         let (made, done, disk) = run(Some(n));
-        assert_eq!((made, done), (n, n == changes));
+        assert_eq!((made, done, disk.stopped()), (n, n == changes, true));
         disk.drop_unsynced();
         assert_eq!(disk.contents("a").is_some(), n == changes);
     }

@@ -5,7 +5,9 @@ use crate::output;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cairn_client::FileKind;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RenameFlags, SeekFrom, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -218,9 +220,9 @@ impl Tree for Local {
             };
             match rustix::fs::renameat_with(CWD, &from, CWD, to, flags) {
                 Ok(()) => Ok(true),
-                Err(rustix::io::Errno::EXIST) if no_replace => Ok(false),
+                Err(Errno::EXIST) if no_replace => Ok(false),
                 // a file system without RENAME_NOREPLACE: what was seen when the copy began must do
-                Err(rustix::io::Errno::INVAL) if no_replace && !to.try_exists()? => {
+                Err(Errno::INVAL) if no_replace && !to.try_exists()? => {
                     std::fs::rename(&from, to)?;
                     Ok(true)
                 }
@@ -272,17 +274,17 @@ impl Source for LocalFile {
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
         self.with(move |file| {
-            let mut buf = vec![0; len];
-            let mut done = 0;
-            while done < len {
-                match file.read_at(&mut buf[done..], offset + done as u64) {
+            let mut buf = Vec::with_capacity(len);
+            while buf.len() < len {
+                let at = offset + buf.len() as u64;
+                match rustix::io::pread(file, spare_capacity(&mut buf), at) {
                     Ok(0) => break,
-                    Ok(n) => done += n,
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e),
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(e) => return Err(e.into()),
                 }
             }
-            buf.truncate(done);
+            // there may have been room for more
+            buf.truncate(len);
             Ok(buf.into())
         })
         .await
@@ -293,9 +295,9 @@ impl Source for LocalFile {
         self.with(move |file| {
             let start = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
                 Ok(start) => start,
-                Err(rustix::io::Errno::NXIO) => return Ok(None),
+                Err(Errno::NXIO) => return Ok(None),
                 // a file system that knows no holes
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
                     return Ok((offset < size).then_some((offset, size)));
                 }
                 Err(e) => return Err(e.into()),

@@ -180,6 +180,11 @@ impl SimDisk {
         self.lock().stop_after = Some(changes);
     }
 
+    /// Whether [`SimDisk::stop_after`] is why operations fail now.
+    pub fn stopped(&self) -> bool {
+        self.lock().stop_after == Some(0)
+    }
+
     /// Changes made so far: the points to stop at.
     pub fn changes(&self) -> u64 {
         self.lock().changes

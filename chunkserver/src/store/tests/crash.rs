@@ -116,7 +116,8 @@ fn stop_at(script: &[Step], made: State, n: u64) -> Option<Stopped> {
     for (completed, &step) in script.iter().enumerate() {
         let seed = completed as u64;
         let after = model(before.clone(), step, seed);
-        if apply(&store, &machine, step, seed, made, &mut version).is_err() {
+        if let Err(e) = apply(&store, &machine, step, seed, made, &mut version) {
+            assert!(machine.disk.stopped(), "{step:?} failed on a disk that works: {e}");
             return Some(Stopped {
                 machine,
                 completed,

@@ -40,6 +40,7 @@ fn a_format_cut_short_anywhere_is_done_again() {
         let disk = SimDisk::new("a", Trace::default());
         disk.stop_after(n);
         let done = DiskStore::format(&disk, &stamp()).is_ok();
+        assert!(done || disk.stopped(), "{n}");
         disk.power_loss(&mut StdRng::seed_from_u64(n));
         let disk = disk.mount();
         match Stamp::read(&disk).unwrap() {
@@ -246,6 +247,7 @@ fn the_floor_is_durable_before_the_chunk_is_gone() {
             .unwrap();
         machine.disk.stop_after(n);
         let done = store.unlink(HANDLE, V2).is_ok();
+        assert!(done || machine.disk.stopped(), "{n}");
         drop(store);
         machine.disk.power_loss(&mut StdRng::seed_from_u64(n));
         let store = machine.open();

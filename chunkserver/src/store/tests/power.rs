@@ -382,6 +382,9 @@ fn run(seed: u64, no_op_fsync: bool) -> std::result::Result<(u64, u64), String> 
         world.stop_at = world.machine.disk.changes() + changes;
         world.machine.disk.stop_after(changes);
         while world.step() {}
+        if !world.machine.disk.stopped() {
+            return Err(format!("seed {seed}: something failed on a disk that works"));
+        }
         world.lose_power().map_err(|e| format!("seed {seed}: {e}"))?;
     }
     Ok((world.lost, world.suspects))
