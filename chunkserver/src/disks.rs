@@ -97,6 +97,7 @@ impl Disks {
             reserve_permille: self.reserve_permille,
             open_files_max: self.open_files_max,
             index_path,
+            ..DiskOptions::default()
         }
     }
 

@@ -39,6 +39,10 @@ pub trait Disk: Send + Sync + 'static {
     /// Puts the directory's names on stable storage.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Puts on stable storage all bytes and names that were written on this disk before, in one go. False: nothing was
+    /// done, since the system would not say if it failed.
+    fn sync_all(&self) -> io::Result<bool>;
+
     fn space(&self) -> io::Result<Space>;
 
     /// Takes the directory for this process until the value is dropped or the process dies; `WouldBlock` when

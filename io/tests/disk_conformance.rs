@@ -114,6 +114,7 @@ const SUITE: &[Case] = &[
         for dir in ["", "x", "x/y"] {
             d.sync_dir(p(dir)).unwrap();
         }
+        assert!(d.sync_all().unwrap(), "Linux 5.8 or later");
     }),
     ("rename replaces, in one directory and across", |d| {
         d.create_dir_all(p("x")).unwrap();
@@ -234,6 +235,27 @@ fn power_loss_keeps_what_was_synced_and_nothing_else() {
     drop(lock);
     assert_eq!(bytes(&disk, "a"), b"kept");
     assert_eq!(disk.list(p("")).unwrap(), ["a"]);
+}
+
+#[test]
+fn a_sync_of_all_is_one_of_each_file_and_name() {
+    let disk = sim();
+    disk.create_dir_all(p("d/e")).unwrap();
+    for name in ["a", "gone", "d/e/b"] {
+        put(&disk, name, b"kept");
+    }
+    disk.remove(p("gone")).unwrap();
+    disk.inject(Fault::new(Op::SyncAll, Effect::Eio));
+    assert!(disk.sync_all().is_err());
+    // what a sync has lost no later one brings back
+    disk.open(p("a")).unwrap().write_at(b"new", 1).unwrap();
+    assert!(disk.sync_all().unwrap());
+    put(&disk, "late", b"");
+    disk.drop_unsynced();
+    let disk = disk.mount();
+    assert_eq!(bytes(&disk, "a"), b"\0new");
+    assert_eq!(bytes(&disk, "d/e/b"), b"");
+    assert_eq!(disk.list(p("")).unwrap(), ["a", "d"]);
 }
 
 #[test]

@@ -130,6 +130,23 @@ pub(super) enum Held {
     File(Arc<ChunkFile>),
 }
 
+/// A sync of a chunk that has begun.
+pub(super) struct Begun {
+    pub file: Arc<ChunkFile>,
+    changes: u64,
+    mark: u64,
+    unsynced_name: Option<Name>,
+    header_stale: bool,
+}
+
+/// Whether a chunk can be marked clean.
+pub(super) enum Markable {
+    Now,
+    /// It was changed then.
+    Later(Boot),
+    Marked,
+}
+
 impl Core {
     /// Of a chunk that is created now.
     pub fn new(status: Status, meta: ChunkMeta, now: Boot) -> Self {
@@ -443,37 +460,51 @@ impl Chunk {
     }
 
     fn sync_changes(&self) -> Result<()> {
-        let handle = self.handle();
-        let (file, changes, mark, unsynced_name, header_stale) = {
-            let core = self.read_made()?;
-            core.present(handle)?;
-            if core.all_synced() {
-                return Ok(());
-            }
-            let file = self.file(&core)?;
-            let Core {
-                changes,
-                header_stale,
-                unsynced_name,
-                ..
-            } = *core;
-            (file, changes, core.status.mark, unsynced_name, header_stale)
-        };
-        file.file.sync_data().map_err(|e| self.disk.sync_failed(&e))?;
-        if let Some(name) = unsynced_name {
-            self.disk.sync_name(handle, name)?;
+        match self.begin_sync()? {
+            Some(begun) => self.sync_begun(&begun),
+            None => Ok(()),
         }
+    }
+
+    /// What a sync that is done from here on covers; none if everything is synced already.
+    pub(super) fn begin_sync(&self) -> Result<Option<Begun>> {
+        let core = self.read_made()?;
+        core.present(self.handle())?;
+        if core.all_synced() {
+            return Ok(None);
+        }
+        Ok(Some(Begun {
+            file: self.file(&core)?,
+            changes: core.changes,
+            mark: core.status.mark,
+            unsynced_name: core.unsynced_name,
+            header_stale: core.header_stale,
+        }))
+    }
+
+    /// Syncs it by itself.
+    pub(super) fn sync_begun(&self, begun: &Begun) -> Result<()> {
+        begun.file.file.sync_data().map_err(|e| self.disk.sync_failed(&e))?;
+        if let Some(name) = begun.unsynced_name {
+            self.disk.sync_name(self.handle(), name)?;
+        }
+        self.end_sync(begun)
+    }
+
+    /// The file and its name were synced since.
+    pub(super) fn end_sync(&self, begun: &Begun) -> Result<()> {
+        let handle = self.handle();
         let mut core = self.disk.write_core(&self.slot)?;
-        core.synced = core.synced.max(changes);
+        core.synced = core.synced.max(begun.changes);
         core.unsynced_name = None;
         if core.synced == core.changes {
             core.held = Held::Nothing;
             self.disk.note_synced(handle);
         }
         drop(core);
-        if !header_stale {
+        if !begun.header_stale {
             // each change put a header without a mark into the file before its data
-            self.disk.log.forget(handle, mark);
+            self.disk.log.forget(handle, begun.mark);
         }
         Ok(())
     }
@@ -586,29 +617,30 @@ impl Chunk {
         self.table(At::Fenced(version))
     }
 
-    /// Marks the chunk clean if it has not been changed for `idle`, syncing it first where needed. The mark counts when
-    /// the caller has synced the file that is returned.
-    pub(super) fn mark_if_idle(&self, idle: Duration) -> Result<Option<Arc<ChunkFile>>> {
-        let now = self.disk.clock.now();
-        let busy = |core: &Core| now.since(core.last_change) < idle;
-        {
-            let core = self.disk.read_core(&self.slot)?;
-            self.sound(&core)?;
-            if core.status.clean {
-                self.disk.note_marked(self.handle());
-                return Ok(None);
-            }
-            if busy(&core) {
-                return Ok(None);
-            }
-        }
-        self.sync_changes()?;
+    /// Whether it can be marked clean, once it is synced.
+    pub(super) fn markable(&self, idle: Duration) -> Result<Markable> {
+        let core = self.disk.read_core(&self.slot)?;
+        self.sound(&core)?;
+        Ok(match () {
+            () if core.status.clean => Markable::Marked,
+            () if self.disk.clock.now().since(core.last_change) < idle => Markable::Later(core.last_change),
+            () => Markable::Now,
+        })
+    }
+
+    /// Marks the chunk clean if it is synced and was not changed for `idle`. The mark counts when the file that is returned
+    /// was synced. `file`: the chunk's, from before it was synced.
+    pub(super) fn mark(&self, idle: Duration, file: Option<Arc<ChunkFile>>) -> Result<Option<Arc<ChunkFile>>> {
         let mut core = self.disk.write_core(&self.slot)?;
         self.sound(&core)?;
-        if core.status.clean || busy(&core) || !core.all_synced() {
+        let busy = self.disk.clock.now().since(core.last_change) < idle;
+        if core.status.clean || busy || !core.all_synced() {
             return Ok(None);
         }
-        let file = self.file(&core)?;
+        let file = match file {
+            Some(file) => file,
+            None => self.file(&core)?,
+        };
         let status = Status {
             clean: true,
             mark: core.status.mark + 1,
@@ -622,18 +654,6 @@ impl Chunk {
         core.header_stale = false;
         self.disk.note_marked(self.handle());
         Ok(Some(file))
-    }
-
-    /// Before an orderly stop: synced, marked, the mark synced. What the header now says; none if it is damaged.
-    pub(super) fn settle(&self) -> Result<Option<Status>> {
-        let marked = match self.mark_if_idle(Duration::ZERO) {
-            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => return Ok(None),
-            other => other?,
-        };
-        if let Some(file) = marked {
-            file.file.sync_data().map_err(|e| self.disk.sync_failed(&e))?;
-        }
-        Ok(self.slot.status().filter(|s| s.clean))
     }
 
     /// The table entries of every block that changes when `len` bytes with these checksums are written at `offset`; with
@@ -753,7 +773,7 @@ impl Chunk {
         core.status.boot = self.disk.boot;
         core.last_change = self.disk.clock.now();
         if core.changes == core.synced {
-            self.disk.note_write(self.handle());
+            self.disk.note_write(self.handle(), core.last_change);
         }
         core.changes += 1;
         core.held = Held::File(file.clone());

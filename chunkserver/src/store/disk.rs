@@ -6,6 +6,7 @@ use super::floor::Floor;
 use super::format::{ChunkMeta, NAME_BYTES_MAX, State, Status, chunk_dir, chunk_path};
 use super::index::{Digest, Index, MemoryIndex, SledIndex};
 use super::journal::{self, DIRTY_FILE, DirtyLog};
+use super::marks::{Unmarked, Unsynced};
 use super::names::{Name, Names};
 use super::recover::{self, io_error, is_read_only};
 use super::stamp::{self, Identity, Stamp};
@@ -14,7 +15,7 @@ use super::{Result, locked};
 use cairn_io::{Boot, Clock, Disk, DiskFile, Space};
 use cairn_types::{ChunkHandle, DiskId, Version};
 use rustc_hash::FxHashMap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -28,8 +29,6 @@ const ABSENT_REMEMBERED_MAX: usize = 65_536;
 /// With so much left a disk does not fill up within [`SPACE_AGE_MAX`].
 const MUCH_ROOM_BYTES: u64 = 8 << 30;
 const SPACE_AGE_MAX: Duration = Duration::from_millis(200);
-/// Chunks that one round of background work marks clean.
-const MARKS_PER_ROUND_MAX: usize = 128;
 
 #[derive(Debug, Clone)]
 pub struct DiskOptions {
@@ -39,14 +38,16 @@ pub struct DiskOptions {
     pub open_files_max: usize,
     /// Directory of the sled index; none keeps the index in memory, and every start reads all headers.
     pub index_path: Option<PathBuf>,
+    /// So many files at most are synced one by one; more by one sync of the whole disk.
+    pub sync_each_max: usize,
 }
 
 impl DiskOptions {
-    fn cached_files_max(&self) -> usize {
+    pub(super) fn cached_files_max(&self) -> usize {
         self.open_files_max / 4
     }
 
-    fn unsynced_max(&self) -> usize {
+    pub(super) fn unsynced_max(&self) -> usize {
         self.open_files_max - self.cached_files_max()
     }
 }
@@ -57,6 +58,7 @@ impl Default for DiskOptions {
             reserve_permille: 10,
             open_files_max: 256,
             index_path: None,
+            sync_each_max: 16,
         }
     }
 }
@@ -95,7 +97,7 @@ pub(super) struct Inner {
     pub stamp: Stamp,
     pub log: DirtyLog,
     pub verified: Verified,
-    options: DiskOptions,
+    pub options: DiskOptions,
     health: AtomicU8,
     _lock: Box<dyn Send + Sync>,
     chunks: RwLock<BTreeMap<ChunkHandle, Arc<Slot>>>,
@@ -106,20 +108,11 @@ pub(super) struct Inner {
     absent: Mutex<BTreeMap<ChunkHandle, Version>>,
     index: Box<dyn Index>,
     files: Mutex<FileCache>,
-    /// Chunks with unsynced writes: their files stay open, so that no error of writing back is missed.
-    unsynced: Mutex<Unsynced>,
-    names: Names,
-    /// Chunks that carry no clean mark and can get one.
-    unmarked: Mutex<BTreeSet<ChunkHandle>>,
+    pub unsynced: Mutex<Unsynced>,
+    pub unmarked: Mutex<Unmarked>,
+    pub names: Names,
     /// Chunks whose files are gone, which a power loss may bring back; and the highest mark then.
-    unlinked: Mutex<BTreeMap<ChunkHandle, u64>>,
-}
-
-#[derive(Default)]
-struct Unsynced {
-    chunks: BTreeSet<ChunkHandle>,
-    /// Where the last one to be synced for want of room was.
-    hand: ChunkHandle,
+    pub unlinked: Mutex<BTreeMap<ChunkHandle, u64>>,
 }
 
 impl DiskStore {
@@ -216,13 +209,11 @@ impl DiskStore {
             }
         }
         let now = clock.now();
-        let mut unsynced = Unsynced::default();
-        let mut unmarked = BTreeSet::new();
+        let mut unsynced = vec![];
         let mut chunks = BTreeMap::new();
         for (handle, found) in loaded.chunks {
             if found.unsynced {
-                unsynced.chunks.insert(handle);
-                unmarked.insert(handle);
+                unsynced.push(handle);
             }
             let (core, damage) = Core::found(found, now);
             chunks.insert(handle, Slot::new(handle, core, damage));
@@ -238,7 +229,7 @@ impl DiskStore {
                 "the disk is read-only: its chunks are read and not written"
             );
         }
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             clock,
             boot,
             stamp,
@@ -252,13 +243,15 @@ impl DiskStore {
             absent: Mutex::default(),
             index,
             files: Mutex::new(FileCache::new(options.cached_files_max())),
-            unsynced: Mutex::new(unsynced),
+            unsynced: Mutex::default(),
+            unmarked: Mutex::default(),
             names: Names::new(),
-            unmarked: Mutex::new(unmarked),
             unlinked: Mutex::default(),
             options,
             disk,
-        })))
+        };
+        unsynced.into_iter().for_each(|handle| inner.note_write(handle, now));
+        Ok(Self(Arc::new(inner)))
     }
 
     pub fn id(&self) -> DiskId {
@@ -392,7 +385,7 @@ impl DiskStore {
         if state != State::Fenced {
             inner.not_absent(handle);
         }
-        inner.note_write(handle);
+        inner.note_write(handle, inner.clock.now());
         drop(core);
         Ok(chunk)
     }
@@ -495,7 +488,7 @@ impl DiskStore {
     }
 
     /// Background work, every second or so: syncs chunks not written for `idle`, marks them clean and syncs the marks. How
-    /// many chunks were marked; a round is bounded.
+    /// many chunks were marked.
     ///
     /// # Errors
     /// `ReadOnly`, `DiskFailed`.
@@ -682,42 +675,6 @@ impl Inner {
         locked(&self.files).insert(handle, file.clone());
     }
 
-    /// A chunk is written, or about to be: it is neither synced nor clean.
-    pub fn note_write(&self, handle: ChunkHandle) {
-        locked(&self.unsynced).chunks.insert(handle);
-        locked(&self.unmarked).insert(handle);
-    }
-    pub fn note_synced(&self, handle: ChunkHandle) {
-        locked(&self.unsynced).chunks.remove(&handle);
-    }
-
-    /// Keeps the number of files that are open for their unsynced writes bounded: beyond it, another chunk is synced.
-    pub fn bound_unsynced(self: &Arc<Self>, but: ChunkHandle) -> Result<()> {
-        let victim = {
-            let mut unsynced = locked(&self.unsynced);
-            if unsynced.chunks.len() <= self.options.unsynced_max() {
-                return Ok(());
-            }
-            let after = (Bound::Excluded(unsynced.hand), Bound::Unbounded);
-            let next = unsynced.chunks.range(after).find(|h| **h != but).copied();
-            let Some(victim) = next.or_else(|| unsynced.chunks.iter().find(|h| **h != but).copied()) else {
-                return Ok(());
-            };
-            unsynced.hand = victim;
-            victim
-        };
-        let Some(slot) = self.slot(victim) else { return Ok(()) };
-        let disk = self.clone();
-        match (Chunk { disk, slot }).sync() {
-            // its own trouble, found again by whoever uses it
-            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => {
-                self.note_synced(victim);
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
     pub fn name_made(&self, handle: ChunkHandle) -> Name {
         self.names.made(handle)
     }
@@ -730,55 +687,9 @@ impl Inner {
         }
     }
 
-    fn sync_dir_of(&self, handle: ChunkHandle) -> Result<()> {
+    pub fn sync_dir_of(&self, handle: ChunkHandle) -> Result<()> {
         let sync = || self.disk.sync_dir(&chunk_dir(handle));
         self.names.sync(handle, sync).map_err(|e| self.sync_failed(&e))
-    }
-
-    fn mark_round(self: &Arc<Self>, idle: Duration) -> Result<usize> {
-        let candidates: Vec<ChunkHandle> = locked(&self.unmarked).iter().copied().collect();
-        let mut marked = vec![];
-        for handle in candidates {
-            if marked.len() == MARKS_PER_ROUND_MAX {
-                break;
-            }
-            let Some(slot) = self.slot(handle) else {
-                locked(&self.unmarked).remove(&handle);
-                continue;
-            };
-            let disk = self.clone();
-            match (Chunk { disk, slot }).mark_if_idle(idle) {
-                Ok(Some(file)) => marked.push(file),
-                Ok(None) => {}
-                Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => {
-                    locked(&self.unmarked).remove(&handle);
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        for file in &marked {
-            file.file.sync_data().map_err(|e| self.sync_failed(&e))?;
-        }
-        self.settle_unlinks()?;
-        Ok(marked.len())
-    }
-
-    /// A file that comes back after a power loss may carry a clean mark that only the log overrules: its record is
-    /// forgotten when the file is gone for good, and not before.
-    fn settle_unlinks(&self) -> Result<()> {
-        let unlinked = std::mem::take(&mut *locked(&self.unlinked));
-        let directories: BTreeMap<_, _> = unlinked.keys().map(|handle| (chunk_dir(*handle), *handle)).collect();
-        for handle in directories.into_values() {
-            self.sync_dir_of(handle)?;
-        }
-        for (handle, mark) in unlinked {
-            self.log.forget(handle, mark);
-        }
-        Ok(())
-    }
-
-    pub fn note_marked(&self, handle: ChunkHandle) {
-        locked(&self.unmarked).remove(&handle);
     }
 
     /// All of `close` after new operations are refused.
@@ -791,19 +702,20 @@ impl Inner {
             .keys()
             .copied()
             .collect();
+        let clean = |handle: &ChunkHandle| self.slot(*handle)?.status().filter(|status| status.clean);
+        let others: Vec<_> = handles
+            .iter()
+            .copied()
+            .filter(|handle| clean(handle).is_none())
+            .collect();
+        self.mark_all(&others, Duration::ZERO)?;
         let mut digest = Digest::default();
         let mut whole = true;
-        for &handle in &handles {
-            let Some(slot) = self.slot(handle) else { continue };
-            let chunk = Chunk {
-                disk: self.clone(),
-                slot,
-            };
-            match chunk.settle() {
-                Ok(Some(status)) => digest.add(handle, &status),
+        for handle in &handles {
+            match clean(handle) {
+                Some(status) => digest.add(*handle, &status),
                 // the next start looks at its header again
-                Ok(None) => whole = false,
-                Err(e) => return Err(e.into()),
+                None => whole = false,
             }
         }
         let statuses = handles

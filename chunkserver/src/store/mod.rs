@@ -22,6 +22,7 @@ mod format;
 mod index;
 mod journal;
 mod make;
+mod marks;
 mod names;
 mod read;
 mod recover;

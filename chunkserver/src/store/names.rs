@@ -42,6 +42,18 @@ impl Names {
         name.0 < self.of(handle).synced.load(Ordering::Acquire)
     }
 
+    /// Every directory's names so far, for a sync of the whole disk that begins now: see [`Names::all_synced`].
+    pub fn all_made(&self) -> [u64; 256] {
+        std::array::from_fn(|directory| self.0[directory].made.load(Ordering::Acquire))
+    }
+
+    /// The disk was synced since they were `made`.
+    pub fn all_synced(&self, made: [u64; 256]) {
+        for (directory, made) in self.0.iter().zip(made) {
+            directory.synced.fetch_max(made, Ordering::AcqRel);
+        }
+    }
+
     /// Syncs the directory of the chunk by `sync`: covers what was made before.
     pub fn sync(&self, handle: ChunkHandle, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let directory = self.of(handle);

@@ -1,15 +1,21 @@
 use crate::{Disk, DiskFile, Space};
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::system::uname;
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The first Linux whose syncfs(2) says that writing back has failed since the descriptor was opened.
+const SYNCFS_TELLS: [u32; 2] = [5, 8];
+
 /// A directory of a local file system.
 pub struct RealDisk {
     root: PathBuf,
+    /// Open from the start, so that no error is missed.
+    directory: OwnedFd,
 }
 
 impl RealDisk {
@@ -19,15 +25,24 @@ impl RealDisk {
     /// `NotFound`, `NotADirectory` or what the system said.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
-        if !std::fs::metadata(&root)?.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
-        Ok(Self { root })
+        let directory = open_directory(&root)?;
+        Ok(Self { root, directory })
     }
 
     fn at(&self, path: &Path) -> PathBuf {
         self.root.join(path)
     }
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Whether a Linux of this release is one of [`SYNCFS_TELLS`] or later.
+fn syncfs_tells(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse().ok());
+    [numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)] >= SYNCFS_TELLS
 }
 
 impl Disk for RealDisk {
@@ -81,6 +96,14 @@ impl Disk for RealDisk {
         File::open(self.at(path))?.sync_all()
     }
 
+    fn sync_all(&self) -> io::Result<bool> {
+        let tells = syncfs_tells(&uname().release().to_string_lossy());
+        if tells {
+            rustix::fs::syncfs(&self.directory)?;
+        }
+        Ok(tells)
+    }
+
     fn space(&self) -> io::Result<Space> {
         let s = rustix::fs::statvfs(&self.root)?;
         Ok(Space {
@@ -90,11 +113,7 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        let directory = rustix::fs::open(
-            &self.root,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let directory = open_directory(&self.root)?;
         rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(directory))
     }
@@ -155,5 +174,20 @@ impl DiskFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn syncfs_is_believed_from_the_release_on_that_tells_of_errors() {
+        let (old, new) = (
+            ["4.18.0-553.el8", "5.7.19", "5", ""],
+            ["5.8.0", "5.10.0-33-amd64", "6.1.0", "10.0"],
+        );
+        assert!(old.iter().all(|release| !syncfs_tells(release)));
+        assert!(new.iter().all(|release| syncfs_tells(release)));
     }
 }

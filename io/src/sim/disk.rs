@@ -233,7 +233,7 @@ impl SimDisk {
             state.changes += 1;
             let place = hash(self.name.as_bytes()) ^ hash(path.as_os_str().as_encoded_bytes());
             state.trace.record(op.word(), place, offset, bytes);
-            if state.read_only && !matches!(op, Op::Sync | Op::SyncDir) {
+            if state.read_only && !matches!(op, Op::Sync | Op::SyncDir | Op::SyncAll) {
                 return Err(Errno::ROFS.into());
             }
         }
@@ -242,7 +242,7 @@ impl SimDisk {
             .iter_mut()
             .find_map(|f| f.hits(op, path).then_some(f.effect));
         match effect {
-            Some(Effect::Eio) if op != Op::Sync => Err(eio()),
+            Some(Effect::Eio) if !matches!(op, Op::Sync | Op::SyncAll) => Err(eio()),
             Some(Effect::Enospc) => Err(enospc()),
             effect => Ok((state, effect)),
         }
@@ -263,6 +263,7 @@ impl Op {
             Op::SetLen => "set_len",
             Op::Sync => "sync",
             Op::SyncDir => "sync_dir",
+            Op::SyncAll => "sync_all",
         }
     }
 }
@@ -345,6 +346,13 @@ impl State {
             }
         }
         self.pending = rest;
+        self.collect();
+    }
+
+    fn sync_all_names(&mut self) {
+        for (path, entry) in std::mem::take(&mut self.pending).into_iter().flatten() {
+            apply(&mut self.durable_names, &path, entry);
+        }
         self.collect();
     }
 
@@ -565,6 +573,19 @@ impl Disk for SimDisk {
             state.sync_names(&path);
         }
         Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<bool> {
+        let (mut state, effect) = self.begin(Op::SyncAll, Path::new(""), 0, &[])?;
+        if effect == Some(Effect::Eio) {
+            state.files.values_mut().for_each(|file| file.pending.clear());
+            return Err(eio());
+        }
+        if !state.no_op_fsync {
+            state.files.values_mut().for_each(Inode::sync);
+            state.sync_all_names();
+        }
+        Ok(true)
     }
 
     fn space(&self) -> io::Result<Space> {

@@ -18,6 +18,7 @@ pub enum Op {
     /// `sync_data` of a file.
     Sync,
     SyncDir,
+    SyncAll,
 }
 
 /// What happens instead. The last four need an operation on bytes (see each); on another they do nothing.

@@ -441,6 +441,74 @@ fn a_file_is_made_by_whatever_needs_it_first() {
     assert_eq!(machine.kill().chunk_count(), 0);
 }
 
+/// [`CHUNKS_AT_ONCE`] chunks that were written and not synced, at a store that syncs more than a few at once.
+fn written(machine: &Machine) -> DiskStore {
+    let store = machine.open();
+    for n in 0..CHUNKS_AT_ONCE {
+        let chunk = store.create(ChunkHandle(n), V1, State::Installed, &meta()).unwrap();
+        write(&chunk, AT, 0, &n.to_le_bytes()).unwrap();
+    }
+    store
+}
+
+const CHUNKS_AT_ONCE: u64 = 500;
+
+/// Nothing is lost with the power, and so many are suspect.
+fn check_written(machine: &Machine, suspects: u64) {
+    machine.disk.drop_unsynced();
+    machine.clock.reboot();
+    let store = machine.open();
+    let all = store.inventory(None, usize::MAX);
+    assert_eq!(all.iter().filter(|c| c.suspect).count() as u64, suspects);
+    for n in 0..CHUNKS_AT_ONCE {
+        let chunk = store.chunk(ChunkHandle(n)).unwrap();
+        assert_eq!(read_all(&chunk, AT).unwrap(), n.to_le_bytes());
+        assert_eq!(chunk.verify().unwrap(), Damage::default());
+    }
+}
+
+/// Two syncs of the disk for each batch, whatever the number of chunks, and one write for each mark; by an orderly stop, too.
+#[test]
+fn many_chunks_are_synced_and_marked_by_few_syncs() {
+    for orderly in [false, true] {
+        let machine = Machine::new();
+        let store = written(&machine);
+        let before = machine.disk.changes();
+        if orderly {
+            store.close();
+        } else {
+            assert_eq!(store.write_clean_marks(IDLE).unwrap(), 0, "they were written just now");
+            machine.clock.pass(IDLE);
+            assert_eq!(store.write_clean_marks(IDLE).unwrap(), CHUNKS_AT_ONCE as usize);
+        }
+        let changes = machine.disk.changes() - before;
+        // (a batch is a quarter of 256 files)
+        assert!(
+            (CHUNKS_AT_ONCE..CHUNKS_AT_ONCE + 30).contains(&changes),
+            "{changes} changes"
+        );
+        assert_eq!(
+            store.inventory(None, usize::MAX).iter().filter(|c| !c.synced).count(),
+            0
+        );
+        drop(store);
+        check_written(&machine, 0);
+    }
+}
+
+/// A disk that is written faster than chunks become idle syncs none of them in the way of a write, but all at once before.
+#[test]
+fn chunks_are_synced_before_so_many_are_open_that_writes_have_to_wait() {
+    let mut machine = Machine::new();
+    machine.options.open_files_max = 1024;
+    let store = written(&machine);
+    let before = machine.disk.changes();
+    assert_eq!(store.write_clean_marks(IDLE).unwrap(), 0);
+    assert_eq!(machine.disk.changes() - before, 1);
+    drop(store);
+    check_written(&machine, CHUNKS_AT_ONCE);
+}
+
 /// The dirty log, past its capacity and back: no chunk written again is taken for clean.
 #[test]
 fn many_chunks_can_be_dirty_at_once() {

@@ -253,8 +253,10 @@ fn a_failed_write_or_sync_fails_the_disk_for_good_and_no_other() {
         (Op::Sync, ".chunk"),
         (Op::SyncDir, "chunks"),
         (Op::Write, "floor"),
+        (Op::SyncAll, ""),
     ] {
-        let (machine, other) = (Machine::new(), Machine::new());
+        let (mut machine, other) = (Machine::new(), Machine::new());
+        machine.options.sync_each_max = 0;
         let store = machine.open();
         let second = other.open();
         let all = Store::new(vec![store.clone(), second.clone()]);
@@ -263,6 +265,10 @@ fn a_failed_write_or_sync_fails_the_disk_for_good_and_no_other() {
         machine.disk.inject(Fault::new(op, Effect::Eio).on(path));
         let failed = match path {
             "floor" => store.raise_floor(V3),
+            "" => write(&chunk, AT, 0, b"x").and_then(|_| {
+                machine.clock.pass(IDLE);
+                store.write_clean_marks(IDLE).map(drop)
+            }),
             _ => write(&chunk, AT, 0, b"x").and_then(|_| chunk.sync()),
         };
         assert!(matches!(failed, Err(StoreError::DiskFailed { .. })), "{failed:?}");

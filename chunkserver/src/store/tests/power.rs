@@ -79,8 +79,10 @@ macro_rules! ensure {
 
 impl World {
     fn new(seed: u64, no_op_fsync: bool) -> Self {
-        let machine = Machine::new();
+        let mut machine = Machine::new();
         machine.disk.set_no_op_fsync(no_op_fsync);
+        // many at once, or each by itself
+        machine.options.sync_each_max = [0, 1, 16][(seed % 3) as usize];
         let store = machine.open();
         Self {
             store,
