@@ -4,7 +4,6 @@ use crate::limits::PURGE_BATCH;
 use cairn_metadata::reconfigure::Event;
 use cairn_metadata::{Command, Op};
 use cairn_types::Inode;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,12 +126,8 @@ fn release_orphans(core: &Core, world: &mut crate::core::World, now: Duration) {
         }
     }
     while !world.closed_orphans.is_empty() {
-        let batch: BTreeSet<_> = world.closed_orphans.iter().copied().take(PURGE_BATCH).collect();
-        world.closed_orphans.retain(|inode| !batch.contains(inode));
-        let closed: Vec<_> = batch
-            .into_iter()
-            .filter(|inode| !world.sessions.is_open(*inode))
-            .collect();
+        let batch = std::iter::from_fn(|| world.closed_orphans.pop_first()).take(PURGE_BATCH);
+        let closed: Vec<_> = batch.filter(|inode| !world.sessions.is_open(*inode)).collect();
         if closed.is_empty() {
             continue;
         }
