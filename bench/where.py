@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""where.py [ROW...]: where the time of both sides' small operations goes in Cairn (as root; needs perf and fio).
+"""where.py [ROW...]: by whom the processors' time is taken in Cairn's small operations (as root; needs perf and fio).
 
 Starts a cluster as peers/cairn.sh does, does what bench.sh does of each ROW (default: those of ROWS), samples all
 processors by their clock meanwhile, and prints for each the microseconds of all processors for one operation: of the
@@ -120,8 +120,8 @@ def measure(mnt, scratch, wanted):
         seconds = time.monotonic() - began; sampler.end()
         report(row, operations, seconds, split(sampler.samples(), servers, programs))
 
-    metadata(mnt, 1, 3000, wanted, sampled)
-    metadata(mnt, 8, 1000, wanted, sampled)
+    if {"create", "write4k", "unlink"} & set(wanted): metadata(mnt, 1, 3000, wanted, sampled)
+    if {"create8", "write4k8", "unlink8"} & set(wanted): metadata(mnt, 8, 1000, wanted, sampled)
     if {"randread", "randread16"} & set(wanted):
         subprocess.run([sys.executable, f"{PEERS}/stream.py", "write", mnt, "1024", "1"], check=True, stdout=subprocess.DEVNULL)
         for jobs in (1, 16):

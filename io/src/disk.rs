@@ -14,8 +14,9 @@ pub struct Space {
 /// One directory on one disk, and everything below it. Paths are relative to it.
 ///
 /// Calls block: from async code go through [`crate::Blocking::run`]. A name (create, rename, remove) is on stable
-/// storage after [`Disk::sync_dir`] of its directory, bytes after [`DiskFile::sync_data`]; until then a power loss
-/// may take any part of them. After a failed sync nothing can be said of the bytes: never retry it.
+/// storage after [`Disk::sync_dir`] of its directory, bytes after [`DiskFile::sync_data`], both after [`Disk::sync_all`];
+/// until then a power loss may take any part of them. After a failed sync nothing can be said of the bytes: never retry
+/// it.
 pub trait Disk: Send + Sync + 'static {
     /// Creates `path` for reading and writing. `AlreadyExists` if there is one.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;

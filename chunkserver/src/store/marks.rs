@@ -137,19 +137,21 @@ impl Inner {
         }
         self.sync_batch(&work)?;
         let mut marked = vec![];
-        for (chunk, begun) in work {
+        let all = work.into_iter().try_for_each(|(chunk, begun)| {
             match self.unless_bad(&chunk, chunk.mark(idle, begun.map(|begun| begun.file)))? {
                 Some(Some(file)) => marked.push(file),
                 Some(None) => locked(&self.unmarked).put_back(chunk.handle(), self.clock.now()),
                 None => {}
             }
-        }
+            Ok(())
+        });
+        // those before one that failed, too: an orderly stop counts on every mark that was written
         if !self.sync_at_once(marked.len())? {
             for file in &marked {
                 file.file.sync_data().map_err(|e| self.sync_failed(&e))?;
             }
         }
-        Ok(marked.len())
+        all.map(|()| marked.len())
     }
 
     /// A chunk that is gone or bad is none to be marked, and no reason to stop.
