@@ -135,6 +135,11 @@ impl MasterConfig {
     pub(crate) fn call_timeout(&self) -> Duration {
         Duration::from_millis(self.call_timeout_ms.into())
     }
+
+    /// After that long a call is given up that may have been done.
+    pub(crate) fn call_patience(&self) -> Duration {
+        self.call_timeout() * 9 / 8
+    }
     pub(crate) fn order_timeout(&self) -> Duration {
         Duration::from_millis(self.order_timeout_ms.into())
     }

@@ -67,6 +67,7 @@ fn round(core: &Core, before: Duration, now: Duration, each_second: bool) -> boo
     if each_second {
         world.servers.fade();
         expire_trash(core, world);
+        give_up_calls(core, world, now);
     }
     let scanning = core.scan_for_repair(world);
     core.begin_repairs(world);
@@ -144,6 +145,17 @@ fn release_orphans(core: &Core, world: &mut crate::core::World, now: Duration) {
             }
             return;
         }
+    }
+}
+
+/// While the operation log takes nothing any answer to a call would be a lie: the clients ask again on their next streams.
+fn give_up_calls(core: &Core, world: &mut crate::core::World, now: Duration) {
+    let patience = core.config.call_patience();
+    if world.appending.is_some_and(|since| now >= since + patience) {
+        let why = format!("the operation log has taken nothing for {} s", patience.as_secs());
+        tracing::error!("{why}: clients with calls under way are to ask again");
+        world.appending = Some(now);
+        world.sessions.end_waiting(&why);
     }
 }
 

@@ -6,8 +6,10 @@ use cairn_proto::session::answer::Result as Answer;
 use cairn_proto::session::call::Request;
 use cairn_proto::session::from_client;
 use cairn_types::SessionId;
+use common::held::HeldDisk;
 use common::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Promise 1: the machine loses power, or the process is killed, at every change of the disk in turn.
@@ -97,6 +99,37 @@ async fn a_call_that_is_sent_again_is_done_once_also_after_a_restart() {
         }
         other => panic!("{other:?}"),
     }
+    master.shutdown().await.unwrap();
+}
+
+/// An answer would be a lie either way: whoever asks again, under the same number, hears what became of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_the_log_does_not_take_ends_its_stream_and_is_done_once() {
+    let disk = HeldDisk::new(disk().mount());
+    let config = cairn_master::MasterConfig {
+        session_timeout_ms: 60_000,
+        call_timeout_ms: 1_000,
+        ..config()
+    };
+    // appends leave the thread of whoever waits for them, as they do where a disk was ever slow
+    let master = cairn_master::Master::start(config, Arc::new(disk.clone()), cairn_io::Env::real());
+    let master = master.await.unwrap();
+    let mut client = Client::connect(&master, 1).await;
+    let mut idle = Client::connect(&master, 2).await;
+    client.create("a").await;
+    let hold = disk.hold();
+    assert_eq!(client.try_call(create("b")).await, None);
+    let mut again = Client::connect(&master, 1).await;
+    assert!(again.resumed);
+    again.send(2, create("b")).await;
+    drop(hold);
+    let Some(Answer::Created(created)) = again.answer(2).await else {
+        panic!()
+    };
+    assert!(!created.existed);
+    // the other has no call under way, and so no reason to ask again
+    let found = idle.lookup("b").await.unwrap();
+    assert_eq!(found.inode, created.attr.unwrap().inode);
     master.shutdown().await.unwrap();
 }
 

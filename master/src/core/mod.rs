@@ -13,10 +13,10 @@ pub use world::World;
 use crate::config::MasterConfig;
 use crate::error::Halt;
 use crate::limits::COMMANDS_RESERVED;
-use crate::session::Barrier;
+use crate::session::{Barrier, PendingCall};
 use cairn_io::Env;
 use cairn_metadata::{Command, Counts, Op, Outcome, State};
-use cairn_types::{ChunkHandle, ClusterId, Inode, Sequence, SessionId, Version};
+use cairn_types::{ChunkHandle, ClusterId, Inode, SessionId, Version};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -33,11 +33,8 @@ pub struct Submission {
 pub enum Then {
     Nobody,
     Answer(oneshot::Sender<Applied>),
-    /// The call opens the inode that it gives; counted as it is applied.
-    Opens {
-        id: (SessionId, Sequence),
-        answer: oneshot::Sender<Applied>,
-    },
+    /// A client, on its stream.
+    Call(PendingCall),
     /// The reconfiguration of this chunk, whose install this is.
     Install {
         handle: ChunkHandle,
@@ -119,22 +116,18 @@ impl Core {
         self.env.clock.now().0
     }
 
-    /// Takes a client's command, in the order of calls, or refuses it when too many wait.
     pub fn take(&self, command: Command) -> Result<oneshot::Receiver<Applied>, NotTaken> {
-        self.take_then(command, Then::Answer)
+        let (answer, outcome) = oneshot::channel();
+        self.take_then(command, Then::Answer(answer))?;
+        Ok(outcome)
     }
 
-    pub fn take_then(
-        &self,
-        command: Command,
-        then: impl FnOnce(oneshot::Sender<Applied>) -> Then,
-    ) -> Result<oneshot::Receiver<Applied>, NotTaken> {
+    /// Takes a client's command, in the order of calls, or refuses it when too many wait.
+    pub fn take_then(&self, command: Command, then: Then) -> Result<(), NotTaken> {
         if self.queue.capacity() < COMMANDS_RESERVED {
             return Err(NotTaken::Busy);
         }
-        let (answer, outcome) = oneshot::channel();
-        self.push(command, then(answer))?;
-        Ok(outcome)
+        self.push(command, then)
     }
 
     /// Takes a command of the master's own.

@@ -37,6 +37,8 @@ pub struct World {
     pub orphans_found: bool,
     /// Index of the last checkpoint.
     pub checkpoint: u64,
+    /// When the records began to be appended that the operation log has not taken yet.
+    pub appending: Option<Duration>,
     /// Reports are not all in (protocol R11): nothing is deleted or cloned.
     pub safe_mode: bool,
 }
@@ -65,6 +67,7 @@ impl World {
             releasing: BTreeSet::new(),
             orphans_found: false,
             checkpoint,
+            appending: None,
             safe_mode: true,
             state,
         }

@@ -13,7 +13,7 @@ use crate::master::begin_epoch;
 use crate::session::Barrier;
 use bytes::Bytes;
 use cairn_io::Disk;
-use cairn_metadata::{Command, Counts, Reply, State};
+use cairn_metadata::{Command, Counts, State};
 use cairn_types::ClusterId;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -39,7 +39,8 @@ impl Writer {
         let mut saving: JoinSet<Saved> = JoinSet::new();
         let mut waiters: Waiters = Vec::new();
         let mut jobs = Vec::with_capacity(BATCH_COMMANDS_MAX);
-        let stop = self.core.stop.clone();
+        let core = self.core.clone();
+        let mut stop = std::pin::pin!(core.stop.cancelled());
         loop {
             let got = tokio::select! {
                 biased;
@@ -50,7 +51,7 @@ impl Writer {
                     continue;
                 }
                 got = self.queue.recv_many(&mut jobs, BATCH_COMMANDS_MAX) => got,
-                () = stop.cancelled(), if !self.queue.is_closed() => {
+                () = &mut stop, if !self.queue.is_closed() => {
                     self.queue.close();
                     continue;
                 }
@@ -63,7 +64,7 @@ impl Writer {
             let mut batch = Vec::with_capacity(jobs.len());
             for job in jobs.drain(..) {
                 match job {
-                    Job::Command(submission) => batch.push(*submission),
+                    Job::Command(submission) => batch.push(submission),
                     Job::Checkpoint(answer) => wanted.push(answer),
                     Job::Replace { cluster, state, answer } => replacement = Some((cluster, state, answer)),
                 }
@@ -106,7 +107,7 @@ impl Writer {
     }
 
     /// Logs, applies, answers.
-    async fn batch(&mut self, submissions: Vec<Submission>) -> Result<(), Halt> {
+    async fn batch(&mut self, submissions: Vec<Box<Submission>>) -> Result<(), Halt> {
         let mut submissions = submissions.into_iter().peekable();
         while submissions.peek().is_some() {
             let (mut records, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -118,6 +119,7 @@ impl Writer {
                 batch.push(submission);
             }
             let first = self.log.durable() + 1;
+            self.core.world().appending = Some(self.core.now());
             self.log.append(records).await.map_err(|e| Halt::Log(e.to_string()))?;
             self.log_bytes += bytes as u64;
             self.core.applied(first, batch)?;
@@ -213,8 +215,10 @@ impl Writer {
 
 impl Core {
     /// Applies what is durable, in order, and answers.
-    fn applied(&self, first: u64, batch: Vec<Submission>) -> Result<(), Halt> {
+    fn applied(self: &Arc<Self>, first: u64, batch: Vec<Box<Submission>>) -> Result<(), Halt> {
         let mut world = self.world();
+        world.appending = None;
+        let mut calls = Vec::with_capacity(batch.len());
         for (index, submission) in (first..).zip(batch) {
             let outcome = cairn_metadata::apply(&mut world.state, index, &submission.command)
                 .map_err(|e| Halt::Apply(format!("record {index}: {e}")))?;
@@ -238,19 +242,18 @@ impl Core {
                 Then::Nobody => {}
                 // a client that has gone asks again, and is answered from memory
                 Then::Answer(answer) => drop(answer.send(Applied { outcome, others })),
-                Then::Opens {
-                    id: (session, sequence),
-                    answer,
-                } => {
-                    if let Ok(Reply::Created { attr, .. } | Reply::Chunks { attr, .. }) = &outcome.result {
-                        world.sessions.opened(session, sequence, attr.inode);
-                    }
-                    drop(answer.send(Applied { outcome, others }));
+                Then::Call(call) => {
+                    call.opened(&mut world, &outcome);
+                    calls.push((call, Applied { outcome, others }));
                 }
                 Then::Install { handle, version } => self.install_logged(&mut world, handle, version, outcome),
             }
         }
         self.flush_pushes(&mut world);
+        // behind what was pushed, and with the state that they find it in
+        for (call, applied) in calls {
+            call.answer(self, &mut world, applied);
+        }
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Calls that change something: what each becomes in the log, and what its outcome is to the client.
 //!
 //! A call is put into the writer's queue by the task that reads the session's stream, so that calls take effect in the
-//! order in which they came; only those that have to wait for chunkservers (see `cut.rs`) leave that order.
+//! order in which they came, and the writer answers them as it applies them. Those that have to wait, for chunkservers
+//! (see `cut.rs`) or for other clients, leave that order, each a task of its own.
 use super::cut::{self, Step};
 use super::queries;
 use super::table::{Barrier, Connection, Session};
@@ -10,7 +11,7 @@ use crate::core::{Applied, Core, Then, Unanswered, World};
 use crate::limits::PURGE_BATCH;
 use bytes::Bytes;
 use cairn_metadata as meta;
-use cairn_metadata::{Command, Existing, FsError, IndexedGrant, Op, RemovedAs, RenameMode, Reply, XattrMode};
+use cairn_metadata::{Command, Existing, FsError, IndexedGrant, Op, Outcome, RemovedAs, RenameMode, Reply, XattrMode};
 use cairn_proto::session::answer::Result as Answer;
 use cairn_proto::session::call::Request;
 use cairn_proto::session::{
@@ -19,7 +20,6 @@ use cairn_proto::session::{
 use cairn_types::limits::{LOCATE_CHUNKS_MAX, PUSH_PATIENCE, SESSION_CALLS_MAX};
 use cairn_types::{ChunkHandle, Inode, Sequence, SessionId};
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 /// An open tells where so many of the file's first chunks are.
 const OPEN_CHUNKS: u32 = 2;
@@ -72,8 +72,8 @@ fn answer(world: &World, id: CallId, result: Result<Answer, Refusal>, changed: &
 /// What becomes of a call at once.
 enum Next {
     Answered(Box<Result<Answer, Refusal>>),
-    /// It is in the queue.
-    Logged(oneshot::Receiver<Applied>),
+    /// As this command, by the writer.
+    Logged(Command),
     /// It has to wait for others before it can be logged.
     Waits,
 }
@@ -95,71 +95,108 @@ pub fn call(core: &Arc<Core>, session: SessionId, connection: &Connection, call:
         let refusal = Refusal::Invalid("a call without a request, or of a newer version".into());
         return Some(answer(&core.world(), id, Err(refusal), &[]));
     };
-    let outcome = {
-        let mut world = core.world();
-        let world = &mut *world;
-        world.sessions.acknowledged(session, id.acknowledged);
-        let next = match world.sessions.get_mut(session) {
-            Some(known) if known.ending => Next::answered(Err(Refusal::SessionEnded)),
-            None => Next::answered(Err(Refusal::SessionEnded)),
-            Some(known) if known.calls >= SESSION_CALLS_MAX => Next::answered(Err(Refusal::Unavailable(
-                "too many calls of this session are under way".into(),
-            ))),
-            Some(_) => match queries::answer(world, session, &request) {
-                Some(result) => Next::answered(result),
-                None => begin(core, world, id, &request),
-            },
-        };
-        match next {
-            Next::Answered(result) => return Some(answer(world, id, *result, &[])),
-            Next::Logged(outcome) => Some(outcome),
-            Next::Waits => None,
-        }
+    let mut world = core.world();
+    let world = &mut *world;
+    world.sessions.acknowledged(session, id.acknowledged);
+    let next = match world.sessions.get_mut(session) {
+        Some(known) if known.ending => Next::answered(Err(Refusal::SessionEnded)),
+        None => Next::answered(Err(Refusal::SessionEnded)),
+        Some(known) if known.calls >= SESSION_CALLS_MAX => Next::answered(Err(Refusal::Unavailable(
+            "too many calls of this session are under way".into(),
+        ))),
+        Some(_) => match queries::answer(world, session, &request) {
+            Some(result) => Next::answered(result),
+            None => begin(core, world, id, &request),
+        },
     };
-    spawn(core, id, connection, request, outcome);
+    let pending = || PendingCall {
+        id,
+        request,
+        connection: connection.clone(),
+    };
+    match next {
+        Next::Answered(result) => return Some(answer(world, id, *result, &[])),
+        Next::Logged(command) => {
+            if let Err(e) = core.take_then(command, Then::Call(pending())) {
+                return Some(answer(world, id, Err(e.into()), &[]));
+            }
+        }
+        Next::Waits => pending().wait(core, None),
+    }
+    world.sessions.call_begins(session);
     None
 }
 
-fn spawn(
-    core: &Arc<Core>,
+/// A call that is not answered at once.
+pub struct PendingCall {
     id: CallId,
-    connection: &Connection,
     request: Request,
-    outcome: Option<oneshot::Receiver<Applied>>,
-) {
-    if let Some(session) = core.world().sessions.get_mut(id.session) {
-        session.calls += 1;
+    connection: Connection,
+}
+
+impl PendingCall {
+    /// Counts what it has opened, as it is applied: what follows in the log finds that open.
+    pub fn opened(&self, world: &mut World, outcome: &Outcome) {
+        if opens(&self.request)
+            && let Ok(Reply::Created { attr, .. } | Reply::Chunks { attr, .. }) = &outcome.result
+        {
+            world.sessions.opened(self.id.session, self.id.sequence, attr.inode);
+        }
     }
-    let (core, connection) = (core.clone(), connection.clone());
-    core.clone().tasks.spawn(async move {
-        let mut changed = Vec::new();
-        let finish = async {
-            match outcome {
-                Some(outcome) => Box::pin(finish(&core, id, &request, outcome, &mut changed)).await,
-                None => Box::pin(wait(&core, id, &request)).await,
-            }
-        };
-        let timeout = core.config.call_timeout();
-        let result = tokio::select! {
-            biased;
-            result = finish => result,
-            () = tokio::time::sleep(timeout + timeout / 8) => Err(crate::core::MaybeApplied.into()),
-        };
-        let answer = {
-            let mut world = core.world();
-            if let Some(session) = world.sessions.get_mut(id.session) {
-                session.calls = session.calls.saturating_sub(1);
-            }
-            if matches!(result, Err(Refusal::Unanswered(Unanswered::MaybeApplied(_)))) {
-                // an answer would be a lie either way: the client asks again on its next stream, under the same number
-                connection.over.cancel();
-                return;
-            }
-            answer(&world, id, result, &changed)
-        };
-        // a client that has gone asks again on its next stream
-        let _ = connection.out.send(Ok(answer)).await;
-    });
+
+    /// With what it came to in the log; when others have taken that in, if they have to.
+    pub fn answer(self, core: &Arc<Core>, world: &mut World, applied: Applied) {
+        let Applied { outcome, others } = applied;
+        let again = matches!(outcome.result, Err(FsError::CutNeeded | FsError::Retry));
+        if again || !others.is_empty() {
+            return self.wait(core, Some(Applied { outcome, others }));
+        }
+        let changed = outcome.changed_inodes();
+        let result = completed(core, world, self.id, &self.request, outcome.result);
+        let answer = answer(world, self.id, result, &changed);
+        world.sessions.call_ends(self.id.session);
+        if self.connection.out.try_send(Ok(answer)).is_err() {
+            // it has gone, or has not read what all the calls that it may have under way came to: it asks again
+            self.connection.over.cancel();
+        }
+    }
+
+    /// A task of its own for what has to wait.
+    fn wait(self, core: &Arc<Core>, applied: Option<Applied>) {
+        let (core, tasks) = (core.clone(), core.tasks.clone());
+        tasks.spawn(async move {
+            let Self {
+                id,
+                request,
+                connection,
+            } = self;
+            let mut changed = Vec::new();
+            let finish = async {
+                match applied {
+                    Some(applied) => Box::pin(finish(&core, id, &request, applied, &mut changed)).await,
+                    None => Box::pin(wait(&core, id, &request)).await,
+                }
+            };
+            let result = tokio::select! {
+                biased;
+                result = finish => result,
+                () = tokio::time::sleep(core.config.call_patience()) => Err(crate::core::MaybeApplied.into()),
+            };
+            let answer = {
+                let mut world = core.world();
+                world.sessions.call_ends(id.session);
+                if matches!(result, Err(Refusal::Unanswered(Unanswered::MaybeApplied(_)))) {
+                    // an answer would be a lie either way: the client asks again on its next stream, under the same
+                    // number
+                    connection.over.cancel();
+                    return;
+                }
+                answer(&world, id, result, &changed)
+            };
+            // a client that has gone asks again on its next stream
+            let _ = connection.out.send(Ok(answer)).await;
+        });
+    }
 }
 
 /// What a client says that it has closed.
@@ -194,7 +231,7 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
             }
             world.sessions.wrote_all(id.session);
             let command = Command::EndSession { session: id.session };
-            return taken(core.take(command));
+            return Next::Logged(command);
         }
         _ => {}
     }
@@ -205,17 +242,10 @@ fn begin(core: &Arc<Core>, world: &mut World, id: CallId, request: &Request) -> 
         return Next::answered(Err(Refusal::TooManyOpen));
     }
     match operation(core, world, id, request) {
-        Ok(Step::Log(op)) => log(core, id, request, op),
+        Ok(Step::Log(op)) => Next::Logged(id.command(core, op)),
         Ok(Step::Cut { .. }) => Next::Waits,
         Err(Early::Refused(refusal)) => Next::answered(Err(refusal)),
         Err(Early::Answer(answer)) => Next::answered(Ok(*answer)),
-    }
-}
-
-fn taken(outcome: Result<oneshot::Receiver<Applied>, crate::core::NotTaken>) -> Next {
-    match outcome {
-        Ok(outcome) => Next::Logged(outcome),
-        Err(e) => Next::answered(Err(e.into())),
     }
 }
 
@@ -223,27 +253,14 @@ fn opens(request: &Request) -> bool {
     matches!(request, Request::Create(c) if c.open) || matches!(request, Request::Open(_))
 }
 
-fn log(core: &Arc<Core>, id: CallId, request: &Request, op: Op) -> Next {
-    taken(core.take_then(id.command(core, op), |answer| {
-        if opens(request) {
-            Then::Opens {
-                id: (id.session, id.sequence),
-                answer,
-            }
-        } else {
-            Then::Answer(answer)
-        }
-    }))
-}
-
 async fn finish(
     core: &Arc<Core>,
     id: CallId,
     request: &Request,
-    outcome: oneshot::Receiver<Applied>,
+    applied: Applied,
     changed: &mut Vec<Inode>,
 ) -> Result<Answer, Refusal> {
-    let Applied { outcome, others } = outcome.await.map_err(|_| crate::core::MaybeApplied)?;
+    let Applied { outcome, others } = applied;
     others_take_in(core, others).await;
     changed.extend(outcome.changed_inodes());
     match outcome.result {

@@ -7,7 +7,7 @@ mod service;
 mod table;
 mod wire;
 
-pub use calls::CallId;
+pub use calls::{CallId, PendingCall};
 pub use service::SessionService;
 pub use table::{Barrier, Sessions};
 pub use wire::Refusal;

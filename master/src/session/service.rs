@@ -47,7 +47,12 @@ async fn run(core: Arc<Core>, mut stream: Streaming<FromClient>, out: Out) -> Re
         .await
         .map_err(|_| Status::deadline_exceeded("no Hello, or not all of it"))??;
     let (id, connection) = begin(&core, hello, &open, out).await?;
-    let result = read(&core, id, &connection, &mut stream).await;
+    let result = tokio::select! {
+        biased;
+        () = connection.over.cancelled() => Ok(()),
+        () = core.stop.cancelled() => Err(Status::unavailable("the master is stopping")),
+        result = read(&core, id, &connection, &mut stream) => result,
+    };
     core.world().sessions.disconnect(id, connection.number);
     result
 }
@@ -157,19 +162,11 @@ async fn read(
 ) -> Result<(), Status> {
     loop {
         // room for the answer first: a client that does not read its answers is not read from
-        let room = tokio::select! {
-            biased;
-            () = connection.over.cancelled() => return Ok(()),
-            () = core.stop.cancelled() => return Err(Status::unavailable("the master is stopping")),
-            room = connection.out.reserve() => room.map_err(|_| Status::cancelled("the client has gone"))?,
+        let room = connection.out.reserve().await;
+        let room = room.map_err(|_| Status::cancelled("the client has gone"))?;
+        let Some(message) = stream.message().await? else {
+            return Ok(());
         };
-        let message = tokio::select! {
-            biased;
-            () = connection.over.cancelled() => return Ok(()),
-            () = core.stop.cancelled() => return Err(Status::unavailable("the master is stopping")),
-            message = stream.message() => message,
-        };
-        let Some(message) = message? else { return Ok(()) };
         if let Some(session) = core.world().sessions.get_mut(id) {
             session.heard = core.now();
         }

@@ -429,6 +429,29 @@ impl Sessions {
         (closed, writable)
     }
 
+    pub fn call_begins(&mut self, id: SessionId) {
+        if let Some(session) = self.all.get_mut(&id) {
+            session.calls += 1;
+        }
+    }
+
+    pub fn call_ends(&mut self, id: SessionId) {
+        if let Some(session) = self.all.get_mut(&id) {
+            session.calls = session.calls.saturating_sub(1);
+        }
+    }
+
+    /// The streams end of the sessions that have calls under way.
+    pub fn end_waiting(&mut self, why: &str) {
+        for session in self.all.values().filter(|session| session.calls > 0) {
+            if let Some(connection) = &session.connection {
+                // its calls hold the stream open; one that is full is not read, and nobody waits at it
+                let _ = connection.out.try_send(Err(tonic::Status::unavailable(why)));
+                connection.over.cancel();
+            }
+        }
+    }
+
     /// Every stream ends.
     pub fn end_all(&mut self) {
         for connection in self.all.values().filter_map(|s| s.connection.as_ref()) {
