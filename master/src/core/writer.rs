@@ -64,7 +64,7 @@ impl Writer {
             let mut batch = Vec::with_capacity(jobs.len());
             for job in jobs.drain(..) {
                 match job {
-                    Job::Command(submission) => batch.push(submission),
+                    Job::Command(submission) => batch.push(*submission),
                     Job::Checkpoint(answer) => wanted.push(answer),
                     Job::Replace { cluster, state, answer } => replacement = Some((cluster, state, answer)),
                 }
@@ -107,7 +107,7 @@ impl Writer {
     }
 
     /// Logs, applies, answers.
-    async fn batch(&mut self, submissions: Vec<Box<Submission>>) -> Result<(), Halt> {
+    async fn batch(&mut self, submissions: Vec<Submission>) -> Result<(), Halt> {
         let mut submissions = submissions.into_iter().peekable();
         while submissions.peek().is_some() {
             let (mut records, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -215,7 +215,7 @@ impl Writer {
 
 impl Core {
     /// Applies what is durable, in order, and answers.
-    fn applied(self: &Arc<Self>, first: u64, batch: Vec<Box<Submission>>) -> Result<(), Halt> {
+    fn applied(self: &Arc<Self>, first: u64, batch: Vec<Submission>) -> Result<(), Halt> {
         let mut world = self.world();
         world.appending = None;
         let mut calls = Vec::with_capacity(batch.len());
