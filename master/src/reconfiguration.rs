@@ -4,11 +4,11 @@
 //! At most one per chunk. Everything happens under the world's lock, in the task in which the event arrived; there is
 //! no task per reconfiguration.
 use crate::chunkservers::{Purpose, Replica};
-use crate::core::{Core, Then, World};
+use crate::core::{Applied, Core, Then, World};
 use crate::limits::RECONFIGURATIONS_MAX;
-use crate::session::CallId;
+use crate::session::{Barrier, CallId};
 use cairn_metadata::reconfigure::{Done, Event, Failure, Member, Order, Patience, Plan, Reconfiguration, ServerState};
-use cairn_metadata::{ChunkInfo, Command, FsError, Install, Op, Outcome, Reply, SetAttr};
+use cairn_metadata::{ChunkInfo, Command, FsError, Install, Op, Reply, SetAttr};
 use cairn_proto::chunkserver::{self as wire, ReplicaState, order};
 use cairn_proto::common;
 use cairn_types::{ChunkHandle, DiskId, ServerId, SessionId, Version};
@@ -47,8 +47,11 @@ pub struct Cut {
 #[derive(Debug, Clone)]
 pub enum Ended {
     Installed,
-    /// With a cut: what the call gave.
-    Cut(Result<Reply, FsError>),
+    /// With a cut: what the call gave, and who is to take it in before the client hears of it.
+    Cut {
+        result: Result<Reply, FsError>,
+        others: Barrier,
+    },
     Failed(String),
 }
 
@@ -71,7 +74,7 @@ struct Active {
     waiters: Vec<Waiter>,
     started: Duration,
     /// What the log said to a cut.
-    cut: Option<Result<Reply, FsError>>,
+    cut: Option<(Result<Reply, FsError>, Barrier)>,
 }
 
 /// `upper` could not pass a mutation on to `lower` at `version`, and who was to leave for it.
@@ -324,7 +327,7 @@ impl Core {
     }
 
     /// The record of a reconfiguration's install is applied, or was refused.
-    pub fn install_logged(&self, world: &mut World, handle: ChunkHandle, version: Version, outcome: Outcome) {
+    pub fn install_logged(&self, world: &mut World, handle: ChunkHandle, version: Version, applied: Applied) {
         let Some(active) = world
             .reconfigurations
             .active
@@ -333,9 +336,10 @@ impl Core {
         else {
             return;
         };
+        let Applied { outcome, others } = applied;
         let ok = outcome.result.is_ok();
         if active.wish.cut.is_some() {
-            active.cut = Some(outcome.result);
+            active.cut = Some((outcome.result, others));
         }
         self.reconfiguration_event(world, handle, if ok { Event::Logged } else { Event::LogRefused });
     }
@@ -489,7 +493,8 @@ impl Core {
         world.rot.over(handle);
         world.repair.look_at(handle);
         let cut = active.cut.clone();
-        end(active, cut.map_or(Ended::Installed, Ended::Cut));
+        let cut = cut.map(|(result, others)| Ended::Cut { result, others });
+        end(active, cut.unwrap_or(Ended::Installed));
         self.nudge.notify_one();
     }
 
@@ -516,7 +521,7 @@ impl Core {
         }
         world.repair.failed(handle, self.now());
         match active.cut.clone() {
-            Some(result @ Err(_)) => end(active, Ended::Cut(result)),
+            Some((result @ Err(_), others)) => end(active, Ended::Cut { result, others }),
             _ => end(active, Ended::Failed(failure.to_string())),
         }
     }
@@ -525,7 +530,7 @@ impl Core {
 fn end(active: Active, ended: Ended) {
     for waiter in active.waiters {
         let ended = match &ended {
-            Ended::Cut(_) if !waiter.own => Ended::Installed,
+            Ended::Cut { .. } if !waiter.own => Ended::Installed,
             ended => ended.clone(),
         };
         // whoever has stopped waiting does not want to know

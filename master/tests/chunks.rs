@@ -633,16 +633,27 @@ async fn r13_a_truncation_inside_a_chunk_cuts_the_source_first() {
     };
     assert!(matches!(client.call(Request::Commit(commit)).await, Answer::Attr(a) if a.size == 77));
     let running: Vec<_> = servers.into_iter().map(Server::run).collect();
+    let mut reader = Client::connect(&master, 2).await;
+    reader.confirms = false;
+    assert_eq!(reader.lookup("a").await.unwrap().size, 77);
     let set = ss::SetAttr {
         inode: attr.inode,
         size: Some(30),
         ..Default::default()
     };
-    match client.call(Request::SetAttr(set)).await {
+    let sequence = client.sequence + 1;
+    client.send(sequence, Request::SetAttr(set)).await;
+    while reader.pushes.is_empty() {
+        reader.receive().await.unwrap();
+    }
+    assert_eq!(reader.pushes[0].invalidations[0].inode, attr.inode);
+    let early = tokio::time::timeout(Duration::from_millis(500), client.answer(sequence)).await;
+    assert!(early.is_err(), "answered though another client has the old length");
+    reader.confirm().await;
+    match client.answer(sequence).await.unwrap() {
         Answer::Attr(attr) => assert_eq!(attr.size, 30),
         other => panic!("{other:?}"),
     }
-    let sequence = client.sequence;
     let after = client.locate(attr.inode, false).await.remove(0);
     assert!(version(&after) > version(&chunk));
     // sent again, it is answered from memory: no second cut

@@ -246,7 +246,9 @@ impl Core {
                     call.opened(&mut world, &outcome);
                     calls.push((call, Applied { outcome, others }));
                 }
-                Then::Install { handle, version } => self.install_logged(&mut world, handle, version, outcome),
+                Then::Install { handle, version } => {
+                    self.install_logged(&mut world, handle, version, Applied { outcome, others });
+                }
             }
         }
         self.flush_pushes(&mut world);

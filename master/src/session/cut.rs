@@ -194,8 +194,14 @@ pub async fn cut_and_log(
                 }
             }
             Waits::Cut(Some(waiter)) => match tokio::time::timeout(deadline.saturating_sub(core.now()), waiter).await {
-                Ok(Ok(Ended::Cut(Err(FsError::StaleVersion | FsError::NoSuchChunk)))) => {}
-                Ok(Ok(Ended::Cut(result))) => return Ok(result),
+                Ok(Ok(Ended::Cut {
+                    result: Err(FsError::StaleVersion | FsError::NoSuchChunk),
+                    ..
+                })) => {}
+                Ok(Ok(Ended::Cut { result, others })) => {
+                    super::calls::others_take_in(core, others).await;
+                    return Ok(result);
+                }
                 Ok(Ok(Ended::Failed(why))) => {
                     failure = why;
                     tokio::time::sleep(RETRY).await;

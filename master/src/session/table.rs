@@ -65,7 +65,7 @@ pub struct Session {
 /// woken in the order in which they came (tokio's `watch` wakes in an order of chance, and no simulation would repeat).
 struct TakenIn(Arc<Count>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Count {
     now: AtomicU64,
     changed: Notify,
@@ -99,7 +99,7 @@ impl Drop for TakenIn {
 }
 
 /// What others have yet to take in of a change.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Barrier(Vec<(SessionId, Arc<Count>, u64)>);
 
 impl Barrier {
