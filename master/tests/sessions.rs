@@ -6,7 +6,6 @@ use cairn_proto::session::answer::Result as Answer;
 use cairn_proto::session::call::Request;
 use cairn_proto::session::from_client;
 use cairn_types::SessionId;
-use common::held::HeldDisk;
 use common::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -105,14 +104,14 @@ async fn a_call_that_is_sent_again_is_done_once_also_after_a_restart() {
 /// An answer would be a lie either way: whoever asks again, under the same number, hears what became of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_the_log_does_not_take_ends_its_stream_and_is_done_once() {
-    let disk = HeldDisk::new(disk().mount());
+    let disk = disk();
     let config = cairn_master::MasterConfig {
         session_timeout_ms: 60_000,
         call_timeout_ms: 1_000,
         ..config()
     };
     // appends leave the thread of whoever waits for them, as they do where a disk was ever slow
-    let master = cairn_master::Master::start(config, Arc::new(disk.clone()), cairn_io::Env::real());
+    let master = cairn_master::Master::start(config, Arc::new(disk.mount()), cairn_io::Env::real());
     let master = master.await.unwrap();
     let mut client = Client::connect(&master, 1).await;
     let mut idle = Client::connect(&master, 2).await;

@@ -6,6 +6,7 @@
 //! likewise (a rename as one), but none without the earlier ones on the same name. Stricter than any one file system,
 //! no stricter than what POSIX says: a new file's or directory's own name takes a sync of the directory above it.
 use super::fault::{Effect, Fault, Op, eio, enospc};
+use super::hold::{Gate, Hold};
 use super::pages::{PAGE_BYTES, Pages};
 use super::trace::{Trace, hash};
 use crate::{Disk, DiskFile, Space};
@@ -27,6 +28,7 @@ pub struct SimDisk {
     name: Arc<str>,
     /// Which process: operations of one that is dead fail.
     life: u64,
+    gate: Arc<Gate>,
 }
 
 struct State {
@@ -100,6 +102,7 @@ impl SimDisk {
             state: Arc::new(Mutex::new(state)),
             name: name.into(),
             life: 0,
+            gate: Arc::default(),
         }
     }
 
@@ -172,6 +175,12 @@ impl SimDisk {
     /// Syncs say yes and do nothing: what proves that a checker notices lost bytes.
     pub fn set_no_op_fsync(&self, on: bool) {
         self.lock().no_op_fsync = on;
+    }
+
+    /// Files' syncs wait until what this returns is dropped. Only for callers with threads to wait in
+    /// ([`crate::Blocking::Threads`]).
+    pub fn hold(&self) -> Hold {
+        Hold::new(self.gate.clone())
     }
 
     /// After `changes` more changes (writes, syncs, names) every operation fails until [`SimDisk::kill`] or
@@ -718,6 +727,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.gate.pass();
         let (mut state, effect) = self.disk.begin(Op::Sync, &self.path, 0, &[])?;
         let no_op = state.no_op_fsync;
         let file = state.files.get_mut(&self.id).ok_or_else(eio)?;

@@ -8,6 +8,7 @@
 mod clock;
 mod disk;
 mod fault;
+mod hold;
 mod net;
 mod pages;
 mod trace;
@@ -15,6 +16,7 @@ mod trace;
 pub use clock::SimClock;
 pub use disk::SimDisk;
 pub use fault::{Effect, Fault, Op};
+pub use hold::Hold;
 pub use net::SimNet;
 pub use trace::{Event, Trace};
 

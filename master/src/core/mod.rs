@@ -116,6 +116,7 @@ impl Core {
         self.env.clock.now().0
     }
 
+    /// As [`Core::take_then`], for who waits for the outcome.
     pub fn take(&self, command: Command) -> Result<oneshot::Receiver<Applied>, NotTaken> {
         let (answer, outcome) = oneshot::channel();
         self.take_then(command, Then::Answer(answer))?;

@@ -156,8 +156,8 @@ impl PendingCall {
         let answer = answer(world, self.id, result, &changed);
         world.sessions.call_ends(self.id.session);
         if self.connection.out.try_send(Ok(answer)).is_err() {
-            // it has gone, or has not read what all the calls that it may have under way came to: it asks again
-            self.connection.over.cancel();
+            // it has gone, or has not read what all the calls that it may have under way came to
+            self.connection.give_up("answers are not read");
         }
     }
 
@@ -177,18 +177,14 @@ impl PendingCall {
                     None => Box::pin(wait(&core, id, &request)).await,
                 }
             };
-            let result = tokio::select! {
-                biased;
-                result = finish => result,
-                () = tokio::time::sleep(core.config.call_patience()) => Err(crate::core::MaybeApplied.into()),
-            };
+            let result = tokio::time::timeout(core.config.call_patience(), finish).await;
+            let result = result.unwrap_or_else(|_| Err(crate::core::MaybeApplied.into()));
             let answer = {
                 let mut world = core.world();
                 world.sessions.call_ends(id.session);
-                if matches!(result, Err(Refusal::Unanswered(Unanswered::MaybeApplied(_)))) {
-                    // an answer would be a lie either way: the client asks again on its next stream, under the same
-                    // number
-                    connection.over.cancel();
+                if let Err(Refusal::Unanswered(Unanswered::MaybeApplied(why))) = result {
+                    // an answer would be a lie either way
+                    connection.give_up(&why.to_string());
                     return;
                 }
                 answer(&world, id, result, &changed)

@@ -28,6 +28,15 @@ pub struct Connection {
     pub over: CancellationToken,
 }
 
+impl Connection {
+    /// Ends the stream though calls under way hold it: the client asks again, on its next one.
+    pub fn give_up(&self, why: &str) {
+        // a stream that is full is not read, and nobody waits at it
+        let _ = self.out.try_send(Err(tonic::Status::unavailable(why)));
+        self.over.cancel();
+    }
+}
+
 pub struct Session {
     pub description: String,
     /// The client's host label; for placement.
@@ -445,9 +454,7 @@ impl Sessions {
     pub fn end_waiting(&mut self, why: &str) {
         for session in self.all.values().filter(|session| session.calls > 0) {
             if let Some(connection) = &session.connection {
-                // its calls hold the stream open; one that is full is not read, and nobody waits at it
-                let _ = connection.out.try_send(Err(tonic::Status::unavailable(why)));
-                connection.over.cancel();
+                connection.give_up(why);
             }
         }
     }

@@ -1,7 +1,5 @@
 //! A session client and a chunkserver made by hand, over loopback, for tests of the master alone.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)] // each test file uses its part
-pub mod held;
-
 use cairn_io::sim::{SimDisk, Trace};
 use cairn_io::{Blocking, Env};
 use cairn_master::{Master, MasterConfig};
